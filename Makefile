@@ -1,0 +1,117 @@
+# `make` lists the targets. Every one works on a fresh clone with Go, git, a C compiler and make.
+
+SHELL := /usr/bin/env bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+
+BINARIES := \
+	./services/gateway/cmd/gateway \
+	./services/presence/cmd/presence \
+	./services/lease/cmd/lease \
+	./scripts/cmd/up \
+	./scripts/cmd/token \
+	./scripts/cmd/bench
+
+# The modules of go.work, as directories. Expanded in the recipes: only they pay for asking.
+MODULES = $$(go list -m -f '{{.Dir}}')
+PACKAGES = $$(go list -m -f '{{.Dir}}/...')
+
+GOLANGCI_LINT := .tools/bin/golangci-lint
+GOVULNCHECK := .tools/bin/govulncheck
+
+UP_FLAGS ?=
+BENCH_FLAGS ?=
+TEST_FLAGS ?=
+# Per test binary; a hung test then shows every goroutine's stack.
+TEST_TIMEOUT ?= 8m
+# Per Fuzz function.
+FUZZ_TIME ?= 10s
+# A mirror or a copy of the vulnerability database: an https:// or file:// address.
+GOVULNDB ?=
+# How long the database may take to answer, in seconds.
+VULN_WAIT ?= 60
+# 1: an unreachable database is a failure too.
+VULN_REQUIRED ?=
+
+.PHONY: help build up test e2e bench fuzz lint fmt tidy tidy-check vuln standalone check tools clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## bin/{gateway,presence,lease,up,token,bench}
+	@mkdir -p bin
+	go build -trimpath -o bin/ $(BINARIES)
+
+up: build ## build and start everything on this machine, with demo agents (UP_FLAGS)
+	@exec bin/up $(UP_FLAGS)
+
+test: ## all tests of all modules, race detector on (TEST_FLAGS, TEST_TIMEOUT)
+	@cc=$$(go env CC); command -v "$${cc%% *}" >/dev/null || { echo "make test: the race detector needs a C compiler, and there is no $$cc" >&2; exit 1; }
+	CGO_ENABLED=1 go test -race -count=1 -timeout $(TEST_TIMEOUT) $(TEST_FLAGS) work
+
+e2e: ## only the black-box tests over the real binaries
+	CGO_ENABLED=1 go test -race -count=1 -timeout $(TEST_TIMEOUT) $(TEST_FLAGS) ./services/e2e/...
+
+bench: build ## the benchmarks (BENCH_FLAGS)
+	@exec bin/bench $(BENCH_FLAGS)
+
+fuzz: ## every Fuzz function for FUZZ_TIME each
+	@set -eo pipefail; grep -rEo --include='*_test.go' '^func Fuzz[A-Za-z0-9_]+' subjects shared services scripts | sort | \
+	while IFS=: read -r file func; do \
+		echo "== $${func#func } in $$(dirname "$$file")"; \
+		go test -run '^$$' -fuzz "^$${func#func }$$" -fuzztime $(FUZZ_TIME) "./$$(dirname "$$file")"; \
+	done
+
+lint: ## golangci-lint over all modules
+	@scripts/tools.sh golangci-lint
+	@$(GOLANGCI_LINT) config verify
+	@set -e; packages="$(PACKAGES)"; $(GOLANGCI_LINT) run $$packages
+
+fmt: ## gofumpt and goimports over all modules
+	@scripts/tools.sh golangci-lint
+	@set -e; dirs="$(MODULES)"; $(GOLANGCI_LINT) fmt $$dirs
+
+tidy: ## go mod tidy in every module
+	@set -e; dirs="$(MODULES)"; for dir in $$dirs; do echo "tidy $${dir#$(CURDIR)/}"; (cd "$$dir" && GOWORK=off go mod tidy); done
+
+tidy-check: ## fail if tidy would change a go.mod or go.sum
+	@set -e; dirs="$(MODULES)"; for dir in $$dirs; do echo "tidy -diff $${dir#$(CURDIR)/}"; (cd "$$dir" && GOWORK=off go mod tidy -diff); done
+
+# The database is asked first with a scan that needs nothing else, so that `unreachable` is never mistaken for
+# `nothing found`, and a finding or a broken build never for `unreachable`. Without a network the scan is skipped
+# and says so, unless GOVULNDB names a database or VULN_REQUIRED=1.
+vuln: ## govulncheck over all modules (GOVULNDB, VULN_REQUIRED)
+	@scripts/tools.sh govulncheck
+	@set -e; db="$(or $(GOVULNDB),https://vuln.go.dev)"; limit=""; rc=0; \
+	if command -v timeout >/dev/null; then limit="timeout $(VULN_WAIT)"; fi; \
+	said=$$($$limit $(GOVULNCHECK) -C subjects -db "$$db" -scan module 2>&1) || rc=$$?; \
+	case "$$rc:$$said" in \
+	0:*|3:*) \
+		dirs="$(MODULES)"; for dir in $$dirs; do \
+			echo "govulncheck $${dir#$(CURDIR)/}"; \
+			$(GOVULNCHECK) -C "$$dir" -db "$$db" -test ./...; \
+		done ;; \
+	124:*|*"fetching vulnerabilities"*) \
+		echo "govulncheck: database unreachable, NOT checked ($$db)"; \
+		echo "$$said" | tail -n 1; \
+		[ -z "$(GOVULNDB)$(VULN_REQUIRED)" ] ;; \
+	*) \
+		echo "$$said" >&2; exit "$$rc" ;; \
+	esac
+
+standalone: ## build and vet every module by itself, without go.work
+	@set -e; dirs="$(MODULES)"; for dir in $$dirs; do echo "standalone $${dir#$(CURDIR)/}"; (cd "$$dir" && GOWORK=off go build ./... && GOWORK=off go vet ./...); done
+
+check: ## everything CI runs, in its order
+	+@set -e; for step in test lint vuln standalone tidy-check; do \
+		echo "==> make $$step"; start=$$SECONDS; \
+		$(MAKE) --no-print-directory "$$step"; \
+		echo "<== make $$step took $$((SECONDS - start)) s"; \
+	done
+
+tools: ## install the pinned tools into .tools/bin
+	@scripts/tools.sh
+
+clean: ## remove what make built and installed
+	rm -rf bin .tools .up
