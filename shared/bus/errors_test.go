@@ -1,0 +1,103 @@
+package bus
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/require"
+)
+
+func TestSorted(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		err                   error
+		conflict, unavailable bool
+	}{
+		"10071":            {err: api(400, 10071), conflict: true},
+		"10164":            {err: api(400, 10164), conflict: true},
+		"10158":            {err: api(409, 10158), unavailable: true},
+		"no resources":     {err: api(503, 10023), unavailable: true},
+		"too many":         {err: api(429, 10167), unavailable: true},
+		"invalid ttl":      {err: api(400, 10165)},
+		"stream not found": {err: jetstream.ErrStreamNotFound},
+		"timeout":          {err: nats.ErrTimeout, unavailable: true},
+		"no responders":    {err: jetstream.ErrNoStreamResponse, unavailable: true},
+		"while down":       {err: nats.ErrReconnectBufExceeded, unavailable: true},
+		"closed":           {err: nats.ErrConnectionClosed, unavailable: true},
+		"too large":        {err: nats.ErrMaxPayload},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			err := sorted(c.err, "write %s", "x")
+			require.ErrorIs(t, err, c.err)
+			require.ErrorContains(t, err, "write x: ")
+			require.Equal(t, c.conflict, errors.Is(err, ErrConflict))
+			require.Equal(t, c.unavailable, errors.Is(err, ErrUnavailable))
+		})
+	}
+}
+
+func api(code int, errCode jetstream.ErrorCode) error {
+	return fmt.Errorf("nats: %w", &jetstream.APIError{Code: code, ErrorCode: errCode})
+}
+
+func TestPermanent(t *testing.T) {
+	t.Parallel()
+	cause := errors.New("no such thing")
+	require.NoError(t, Permanent(nil))
+	require.ErrorIs(t, Permanent(cause), cause)
+	var permanent *PermanentError
+	require.ErrorAs(t, fmt.Errorf("handle: %w", Permanent(cause)), &permanent)
+}
+
+func TestNakDelay(t *testing.T) {
+	t.Parallel()
+	for attempt, want := range map[int]time.Duration{
+		1: 100 * time.Millisecond, 2: 200 * time.Millisecond, 6: 3200 * time.Millisecond,
+		7: 5 * time.Second, 1 << 40: 5 * time.Second,
+	} {
+		require.Equal(t, want, nakDelay(attempt))
+	}
+}
+
+func TestCaptures(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		wide, narrow string
+		want         bool
+	}{
+		{"a.>", "a.b.c", true},
+		{"a.>", "a.*.>", true},
+		{"a.>", "a", false},
+		{"a.*", "a.b", true},
+		{"a.*", "a.>", false},
+		{"a.b", "a.*", false},
+		{"a.b", "a.b", true},
+		{"a.b", "a.b.c", false},
+		{"a.*.x.>", "a.b.x.y", true},
+		{">", "a", true},
+	} {
+		require.Equal(t, c.want, captures(c.wide, c.narrow), "%s captures %s", c.wide, c.narrow)
+	}
+}
+
+func TestIntake(t *testing.T) {
+	t.Parallel()
+	at := func(s int) time.Time { return time.Unix(int64(s), 0) }
+	in := intake{}
+	in.next() // message 1 keeps the callback busy
+	in.note(1, at(10))
+	in.note(1, at(20))
+	in.note(3, at(30)) // 2 and 3 came after 20
+	in.note(3, at(40))
+	in.note(4, at(50)) // 4 came after 40
+	require.Equal(t, at(20), in.next())
+	require.Equal(t, at(20), in.next())
+	require.Equal(t, at(40), in.next())
+	in.idle = true
+	require.WithinDuration(t, time.Now(), in.next(), time.Minute)
+}

@@ -1,0 +1,53 @@
+package bus
+
+import (
+	"context"
+	"maps"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Message is one message to store.
+type Message struct {
+	Subject string
+	ID      string // the Nats-Msg-Id; a second message with it is not stored
+	Header  nats.Header
+	Data    []byte
+}
+
+// Ack is the server's answer to a publish.
+type Ack struct {
+	Seq       uint64 // where the message is stored
+	Duplicate bool   // it had been stored before, at Seq
+}
+
+// Publish stores m. It tries again, under the same id, until ctx ends (five
+// seconds when ctx has no deadline); then the error Is [ErrUnavailable] and
+// the message may or may not be stored. A refusal returns at once.
+// NB: without an ID a retry can store the message twice.
+func (c *Conn) Publish(ctx context.Context, m Message) (Ack, error) {
+	var ack *jetstream.PubAck
+	err := c.retry(ctx, func(ctx context.Context) error {
+		var err error
+		ack, err = c.js.PublishMsg(ctx, m.wire())
+		return err
+	})
+	if err != nil {
+		return Ack{}, sorted(err, "publish %s to %q", m.ID, m.Subject)
+	}
+	return Ack{Seq: ack.Sequence, Duplicate: ack.Duplicate}, nil
+}
+
+// wire is the message as sent: a new one for every attempt, because nats.go
+// writes to what it sends.
+func (m Message) wire() *nats.Msg {
+	header := maps.Clone(m.Header)
+	if header == nil {
+		header = nats.Header{}
+	}
+	if m.ID != "" {
+		header.Set(jetstream.MsgIDHeader, m.ID)
+	}
+	return &nats.Msg{Subject: m.Subject, Header: header, Data: m.Data}
+}

@@ -1,0 +1,79 @@
+package bus
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Op is what happened to a row.
+type Op int
+
+// A row was written, was deleted, or has lapsed.
+const (
+	Put Op = iota
+	Deleted
+	Expired
+)
+
+// Update is one change of a row, or the word that the watch is up to date.
+type Update struct {
+	Key      string
+	Value    []byte
+	Revision uint64
+	Op       Op
+	Header   nats.Header
+	Time     time.Time
+	Synced   bool // alone: everything stored at the start has been delivered
+}
+
+// Watch calls fn, on its own goroutine's stack, for the last change of every
+// key that matches filter ("" is all; markers count), then once with Synced,
+// then for every change as it comes, until ctx ends. It outlives restarts of
+// the server and the removal of its consumer without delivering anything
+// twice; a row written several times meanwhile is delivered as it is last.
+// If fn is slow the server keeps the rest.
+// NB: when the bucket itself is removed and made anew, Watch delivers the new
+// rows and says nothing of the old ones.
+func (b *KV) Watch(ctx context.Context, filter string, fn func(Update)) error {
+	if filter == "" {
+		filter = ">"
+	}
+	prefix := bucketPrefix(b.name)
+	f := follower{
+		conn: b.conn, stream: bucketStream(b.name), filters: []string{prefix + filter}, last: true,
+		synced: func() { fn(Update{Synced: true}) },
+		handle: func(msg jetstream.Msg, meta *jetstream.MsgMetadata) {
+			fn(Update{
+				Key:   strings.TrimPrefix(msg.Subject(), prefix),
+				Value: msg.Data(), Revision: meta.Sequence.Stream,
+				Op: opOf(msg.Headers()), Header: msg.Headers(), Time: meta.Timestamp,
+			})
+		},
+	}
+	return f.run(ctx)
+}
+
+// Read calls fn for every message of the stream that matches one of the
+// filters (none is all), in order, from sequence from on; 0 means only what is
+// stored after the call. It blocks until ctx ends and recovers as Watch does.
+// Sequences that are no longer stored are passed over.
+func (c *Conn) Read(ctx context.Context, stream string, filters []string, from uint64, fn func(*Delivery)) error {
+	f := follower{
+		conn: c, stream: stream, filters: filters,
+		handle: func(msg jetstream.Msg, meta *jetstream.MsgMetadata) {
+			fn(&Delivery{
+				Subject: msg.Subject(), Header: msg.Headers(), Data: msg.Data(),
+				Stream: meta.Stream, Consumer: meta.Consumer, Seq: meta.Sequence.Stream,
+				Attempt: 1, Time: meta.Timestamp, Pending: meta.NumPending,
+			})
+		},
+	}
+	if from > 0 {
+		f.cursor, f.begun = from-1, true
+	}
+	return f.run(ctx)
+}

@@ -1,0 +1,245 @@
+package bus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/rs/zerolog"
+)
+
+const (
+	defaultLanes  = 16
+	defaultDepth  = 64
+	shutdownGrace = 5 * time.Second // for handlers under way
+	cancelGrace   = time.Second     // for them to notice that it is over
+	drainGrace    = time.Second     // for deliveries on their way to be given back
+	nakFirst      = 100 * time.Millisecond
+	nakMost       = 5 * time.Second
+)
+
+// Work describes one process's share of a group's work: every process of the
+// group gets some of the messages that the consumers send to DeliverSubject.
+type Work struct {
+	DeliverSubject string // literal: a wildcard would never receive anything
+	Group          string // the consumers' deliver group
+
+	// Lanes run side by side; a delivery always takes the lane its Lane names
+	// (nil: its consumer). Within a lane deliveries are handled one by one.
+	Lanes int
+	Lane  func(*Delivery) string
+	// Depth bounds the queue of each lane. When one is full all intake waits;
+	// the server sends no more than its consumers' unacknowledged messages.
+	Depth int
+
+	// MaxWait is the consumers' AckWait: a delivery that has waited longer is
+	// dropped, because by then the server has sent it again, maybe elsewhere.
+	MaxWait time.Duration
+
+	// Handle decides what becomes of a delivery: nil acknowledges it,
+	// [Permanent] ends it, [ErrDeferred] leaves the settling to the handler,
+	// any other error asks for it again, later each time.
+	Handle func(ctx context.Context, d *Delivery) error
+	Log    zerolog.Logger
+}
+
+// Work handles deliveries until ctx ends. Then it takes no more, gives queued
+// ones back, lets handlers under way finish for up to five seconds and returns
+// nil. The context of a handler lives through those seconds.
+func (c *Conn) Work(ctx context.Context, w Work) error {
+	crew := newCrew(ctx, w)
+	defer crew.stop()
+	sub, err := c.nc.QueueSubscribe(w.DeliverSubject, w.Group, crew.take)
+	if err != nil {
+		return fmt.Errorf("subscribe to work on %q: %w", w.DeliverSubject, err)
+	}
+	closed := make(chan struct{})
+	sub.SetClosedHandler(func(string) { close(closed) })
+	select {
+	case <-ctx.Done():
+		c.leave(sub, closed)
+		return nil
+	case <-closed:
+		return fmt.Errorf("work on %q: %w", w.DeliverSubject, nats.ErrConnectionClosed)
+	}
+}
+
+// leave ends a subscription and waits until its callback has run for the last
+// time. What NATS has already sent is drained, so that it can be given back.
+func (c *Conn) leave(sub *nats.Subscription, closed <-chan struct{}) {
+	if c.Connected() && sub.Drain() == nil && within(closed, drainGrace) {
+		return
+	}
+	_ = sub.Unsubscribe() // fails only when it is over already
+	<-closed
+}
+
+// crew is the lanes of one Work call.
+type crew struct {
+	Work
+	lanes  []chan arrival
+	ended  <-chan struct{} // no more is taken from here on
+	cancel context.CancelFunc
+	done   sync.WaitGroup
+	intake intake // of the subscription's callback alone
+}
+
+// arrival is a delivery and the latest time at which it was surely not here yet.
+type arrival struct {
+	d     *Delivery
+	since time.Time
+}
+
+func newCrew(ctx context.Context, w Work) *crew {
+	if w.Lanes <= 0 {
+		w.Lanes = defaultLanes
+	}
+	if w.Depth <= 0 {
+		w.Depth = defaultDepth
+	}
+	if w.Lane == nil {
+		w.Lane = func(d *Delivery) string { return d.Consumer }
+	}
+	handling, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	c := &crew{Work: w, ended: ctx.Done(), cancel: cancel, lanes: make([]chan arrival, w.Lanes), intake: intake{idle: true}}
+	for i := range c.lanes {
+		lane := make(chan arrival, w.Depth)
+		c.lanes[i] = lane
+		c.done.Go(func() { c.run(handling, lane) })
+	}
+	return c
+}
+
+// take is the subscription's callback: it picks the lane, and waits while that
+// is full.
+func (c *crew) take(msg *nats.Msg) {
+	since := c.intake.next()
+	defer c.intake.observe(msg.Sub)
+	d, err := received(msg)
+	if err != nil {
+		c.Log.Warn().Err(err).Msg("work ignored")
+		return
+	}
+	lane, a := c.lane(d), arrival{d: d, since: since}
+	select {
+	case lane <- a:
+	default:
+		c.wait(msg.Sub, lane, a)
+	}
+}
+
+// wait holds the intake until there is room in a lane.
+func (c *crew) wait(sub *nats.Subscription, lane chan<- arrival, a arrival) {
+	tick := time.NewTicker(intakeTick)
+	defer tick.Stop()
+	for {
+		select {
+		case lane <- a:
+			return
+		case <-c.ended:
+			c.settled(a.d, a.d.Nak(0))
+			return
+		case <-tick.C:
+			c.intake.observe(sub)
+		}
+	}
+}
+
+func (c *crew) lane(d *Delivery) chan arrival {
+	sum := fnv.New32a()
+	_, _ = sum.Write([]byte(c.Lane(d)))
+	return c.lanes[sum.Sum32()%uint32(len(c.lanes))] //nolint:gosec // a number of lanes
+}
+
+// run handles what comes down one lane.
+func (c *crew) run(ctx context.Context, lane <-chan arrival) {
+	for a := range lane {
+		if c.over() {
+			c.settled(a.d, a.d.Nak(0))
+			continue
+		}
+		if c.MaxWait > 0 && time.Since(a.since) > c.MaxWait {
+			c.Log.Debug().Str("subject", a.d.Subject).Uint64("seq", a.d.Seq).Msg("overdue delivery dropped")
+			continue
+		}
+		c.settle(a.d, c.Handle(ctx, a.d))
+	}
+}
+
+func (c *crew) over() bool {
+	select {
+	case <-c.ended:
+		return true
+	default:
+		return false
+	}
+}
+
+// settle tells the server what the handler decided.
+func (c *crew) settle(d *Delivery, err error) {
+	var permanent *PermanentError
+	switch {
+	case err == nil:
+		c.settled(d, d.Ack())
+	case errors.Is(err, ErrDeferred):
+	case errors.As(err, &permanent):
+		c.Log.Error().Err(err).Str("subject", d.Subject).Uint64("seq", d.Seq).Msg("delivery refused for good")
+		c.settled(d, d.Term(err.Error()))
+	default:
+		delay := nakDelay(d.Attempt)
+		c.Log.Warn().Err(err).Str("subject", d.Subject).Uint64("seq", d.Seq).
+			Int("attempt", d.Attempt).Dur("again_in", delay).Msg("delivery to be repeated")
+		c.settled(d, d.Nak(delay))
+	}
+}
+
+// settled notes an answer that could not be sent. The server will ask again.
+func (c *crew) settled(d *Delivery, err error) {
+	if err != nil {
+		c.Log.Debug().Err(err).Str("subject", d.Subject).Msg("delivery not settled")
+	}
+}
+
+// nakDelay doubles with every attempt.
+func nakDelay(attempt int) time.Duration {
+	delay := nakFirst
+	for ; attempt > 1 && delay < nakMost; attempt-- {
+		delay *= 2
+	}
+	return min(delay, nakMost)
+}
+
+// stop ends the lanes. Nothing may be taken any more.
+func (c *crew) stop() {
+	defer c.cancel()
+	for _, lane := range c.lanes {
+		close(lane)
+	}
+	finished := make(chan struct{})
+	go func() {
+		c.done.Wait()
+		close(finished)
+	}()
+	if within(finished, shutdownGrace) {
+		return
+	}
+	c.cancel()
+	if !within(finished, cancelGrace) {
+		c.Log.Error().Msg("a handler ignores the end of its context")
+	}
+}
+
+func within(done <-chan struct{}, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-done:
+		return true
+	case <-timer.C:
+		return false
+	}
+}

@@ -1,0 +1,94 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"time"
+
+	"github.com/rs/zerolog"
+)
+
+const maxReplicas = 5 // JetStream's own bound
+
+// Common is what all processes of the stack are told.
+type Common struct {
+	NATSURL, NATSCreds, Listen, LogLevel string
+	Replicas                             int
+	EventsMaxAge, ShutdownTimeout        time.Duration
+}
+
+// commonNames are the flags that Common registers.
+func commonNames() []string {
+	return []string{"nats-url", "nats-creds", "listen", "log-level", "replicas", "events-max-age", "shutdown-timeout"}
+}
+
+// Common registers the settings that every process has.
+func (s *Settings) Common(c *Common, listenDefault string) {
+	s.String(&c.NATSURL, "nats-url", "nats://127.0.0.1:4222", "NATS server URLs, comma separated")
+	s.String(&c.NATSCreds, "nats-creds", "", "NATS creds file")
+	s.String(&c.Listen, "listen", listenDefault, "address for HTTP, host:port; port 0 picks one")
+	s.String(&c.LogLevel, "log-level", "info", "debug, info, warn or error")
+	s.Int(&c.Replicas, "replicas", 1, "JetStream replicas of streams and buckets, 1 to 5")
+	s.Duration(&c.EventsMaxAge, "events-max-age", 24*time.Hour, "how long events are kept")
+	s.Duration(&c.ShutdownTimeout, "shutdown-timeout", 20*time.Second, "how long a clean stop may take")
+	s.Check("nats-url", func() error { return notEmpty(c.NATSURL) })
+	s.Check("listen", func() error { return hostPort(c.Listen) })
+	s.Check("log-level", func() error { _, err := logLevel(c.LogLevel); return err })
+	s.Check("replicas", func() error {
+		if c.Replicas < 1 || c.Replicas > maxReplicas {
+			return fmt.Errorf("%d is not between 1 and %d", c.Replicas, maxReplicas)
+		}
+		return nil
+	})
+	s.Check("events-max-age", func() error { return positive(c.EventsMaxAge) })
+	s.Check("shutdown-timeout", func() error { return positive(c.ShutdownTimeout) })
+}
+
+func notEmpty(text string) error {
+	if text == "" {
+		return errors.New("must not be empty")
+	}
+	return nil
+}
+
+func positive(d time.Duration) error {
+	if d <= 0 {
+		return fmt.Errorf("%s is not positive", d)
+	}
+	return nil
+}
+
+func hostPort(text string) error {
+	if _, _, err := net.SplitHostPort(text); err != nil {
+		return fmt.Errorf("%q is not host:port", text)
+	}
+	return nil
+}
+
+// Logger writes JSON lines with a UTC time and the service's name.
+func Logger(w io.Writer, level, service string) (zerolog.Logger, error) {
+	parsed, err := logLevel(level)
+	if err != nil {
+		return zerolog.Nop(), err
+	}
+	return zerolog.New(w).Level(parsed).Hook(stamp{}).With().Str("service", service).Logger(), nil
+}
+
+// stamp adds the time. zerolog's own field takes its format from a global.
+type stamp struct{}
+
+// Run implements zerolog.Hook.
+func (stamp) Run(e *zerolog.Event, _ zerolog.Level, _ string) {
+	e.Str("time", time.Now().UTC().Format(time.RFC3339Nano))
+}
+
+func logLevel(text string) (zerolog.Level, error) {
+	switch text {
+	case "debug", "info", "warn", "error":
+		return zerolog.ParseLevel(text)
+	default:
+		return zerolog.NoLevel, fmt.Errorf("%q is not debug, info, warn or error", text)
+	}
+}
