@@ -121,6 +121,10 @@ func Buckets() []Bucket {
 // AllAgentConnectionsOpened is the filter of presence's registrar.
 const AllAgentConnectionsOpened = "tenant.*.agent.*.connection.opened"
 
+// AllAgentInputs is the filter for everything that bears on any agent's
+// presence.
+const AllAgentInputs = "tenant.*.agent.>"
+
 // AllInstanceConnections is the filter for the connections of peers without an
 // agent, of all tenants.
 const AllInstanceConnections = "tenant.*.instance.*.connection.*"

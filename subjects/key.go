@@ -76,3 +76,9 @@ func ParseSettingsKey(key string) (tenant, area string, err error) {
 	}
 	return tenant, area, nil
 }
+
+// PresenceReaderKey is a key of PRESENCE that holds no row of an agent or an
+// instance: it says which presence process reads the log for all agents, and
+// how far it has got, where they do not have a consumer each. Readers of the
+// bucket pass over it.
+const PresenceReaderKey = SystemTenant + ".reader"

@@ -1,0 +1,122 @@
+package presence
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"rollcall/shared/bus"
+	"rollcall/subjects"
+)
+
+// windowMargin is after what age of its cause an announcement may have been
+// stored so long ago that the stream no longer recognises its id. It is well
+// below the stream's window of two minutes.
+const windowMargin = time.Minute
+
+// announcement is an event that presence derives from another.
+type announcement struct {
+	subject subjects.Subject
+	// cause is the sequence of the message that caused it; with the subject it
+	// makes the event's id.
+	cause   uint64
+	at      time.Time
+	scope   subjects.Scope
+	payload any
+	// revision is that of the row the event announces; 0 when there is none.
+	revision uint64
+	// stored looks an id up in the stream where it may have been stored long
+	// ago; nil when that cannot be.
+	stored func(ctx context.Context, subject, id string) (bool, error)
+}
+
+// announce stores a derived event, once, however often it is called for the
+// same cause. The stream itself recognises a repeated id for a couple of
+// minutes; a repetition may come later than that, after an outage, and then
+// the id is looked up first.
+func (s *Service) announce(ctx context.Context, a announcement) error {
+	subject, eventType := a.subject.String(), a.subject.Type()
+	id := subjects.DeriveID(a.subject.Tenant, subject, subjects.Cause(a.cause), eventType)
+	if a.stored != nil {
+		if stored, err := a.stored(ctx, subject, id); err != nil || stored {
+			return err
+		}
+	}
+	event, err := subjects.NewEvent(id, eventType, a.at, a.scope, a.payload)
+	if err != nil {
+		return bus.Permanent(err)
+	}
+	return s.publish(ctx, subject, event, a.revision)
+}
+
+// publish stores an event under its event_id.
+func (s *Service) publish(ctx context.Context, subject string, event subjects.Event, revision uint64) error {
+	data, err := json.Marshal(event)
+	if err != nil {
+		return bus.Permanent(fmt.Errorf("encode %s: %w", event.Type, err))
+	}
+	header := nats.Header{}
+	if revision > 0 {
+		header.Set(subjects.HeaderRowRevision, strconv.FormatUint(revision, 10))
+	}
+	_, err = s.conn.Publish(ctx, bus.Message{Subject: subject, ID: event.EventID, Header: header, Data: data})
+	return err
+}
+
+// storedAfter looks for an id among the events on a subject that came after
+// their cause. An agent has few of them.
+func (s *Service) storedAfter(cause uint64) func(ctx context.Context, subject, id string) (bool, error) {
+	return func(ctx context.Context, subject, id string) (bool, error) {
+		ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+		defer cancel()
+		for seq := cause + 1; ; {
+			msg, err := s.events.GetMsg(ctx, seq, jetstream.WithGetMsgSubject(subject))
+			if errors.Is(err, jetstream.ErrMsgNotFound) {
+				return false, nil
+			}
+			if err != nil {
+				return false, fmt.Errorf("look for %s on %q: %w", id, subject, err)
+			}
+			if msg.Header.Get(jetstream.MsgIDHeader) == id {
+				return true, nil
+			}
+			seq = msg.Sequence + 1
+		}
+	}
+}
+
+// storedLast looks whether an id is that of the last event on a subject. That
+// is enough where a later cause takes the place of an earlier one, as the
+// marker of a row does.
+func (s *Service) storedLast(ctx context.Context, subject, id string) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	last, err := s.events.GetLastMsgForSubject(ctx, subject)
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("read last event on %q: %w", subject, err)
+	}
+	return last.Header.Get(jetstream.MsgIDHeader) == id, nil
+}
+
+// announcePruned tells that an instance's row is gone. Revision is that of the
+// marker which stands in its place, so all processes give the event one id.
+func (s *Service) announcePruned(ctx context.Context, tenant, instance string, revision uint64, reason string, at time.Time) error {
+	return s.announce(ctx, announcement{
+		subject:  subjects.InstancePresence(tenant, instance, "pruned"),
+		cause:    revision,
+		at:       at.UTC(),
+		scope:    subjects.Scope{Kind: subjects.ScopeDevice, ID: instance},
+		payload:  subjects.PresencePruned{InstanceID: instance, Reason: reason},
+		revision: revision,
+		stored:   s.storedLast,
+	})
+}

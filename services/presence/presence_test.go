@@ -1,0 +1,382 @@
+package presence
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"rollcall/shared/bus"
+	"rollcall/subjects"
+)
+
+const (
+	offline = subjects.StatusOffline
+	online  = subjects.StatusOnline
+	working = subjects.StatusWorking
+)
+
+func TestStoryOfOneAgent(t *testing.T) {
+	t.Parallel()
+	eachMode(t, func(t *testing.T, s *stage) {
+		t.Helper()
+		s.start(func(c *Config) { c.Retention = time.Second })
+		ada := s.gateway("g1").open("ada", "laptop")
+
+		s.eventually(func() bool { return len(s.changes("ada")) == 1 }, "no change announced")
+		row := s.agent("ada")
+		require.Equal(t, online, row.Status)
+		require.Equal(t, ada.id, row.Connections[0].ConnectionID)
+		changed := s.events(subjects.TypePresenceChanged)[0]
+		require.Equal(t, changed.event.EventID, changed.msgID, "event_id is the message id")
+		entry, err := s.rows.Get(t.Context(), subjects.AgentKey("acme", "ada"))
+		require.NoError(t, err)
+		require.Equal(t, strconv.FormatUint(entry.Revision, 10), changed.rowRev)
+		require.Equal(t, s.mode == perAgent, s.hasConsumer("ada"))
+		s.eventually(func() bool { _, exists := s.instance("laptop"); return exists }, "no instance row")
+
+		ada.beacon("2.0")
+		s.eventually(func() bool { i, _ := s.instance("laptop"); return i.Version == "2.0" }, "beacon not applied")
+		lease := subjects.NewID()
+		ada.lease("granted", lease)
+		ada.lease("claimed", lease)
+		ada.lease("consumed", lease)
+		ada.close()
+		s.eventually(func() bool { return len(s.changes("ada")) == 4 }, "not all changes announced")
+		require.Equal(t, []subjects.Status{online, working, online, offline}, s.changes("ada"))
+
+		s.eventually(func() bool { return len(s.events(subjects.TypePresencePruned)) == 1 }, "lapse not announced")
+		_, exists := s.instance("laptop")
+		require.False(t, exists)
+		s.eventually(func() bool { return !s.hasConsumer("ada") }, "consumer of a lapsed agent stays")
+		require.Equal(t, offline, s.agent("ada").Status)
+	})
+}
+
+func TestTwoProcessesAnnounceEachChangeOnce(t *testing.T) {
+	t.Parallel()
+	eachMode(t, func(t *testing.T, s *stage) {
+		t.Helper()
+		s.start()
+		s.start()
+		g := s.gateway("g1")
+		const agents, rounds = 20, 6
+		want := map[string][]subjects.Status{}
+		for round := range rounds {
+			peers := map[string]*peer{}
+			for i := range agents {
+				name := fmt.Sprintf("agent-%d", i)
+				peers[name] = g.open(name, name)
+				want[name] = append(want[name], online)
+				if round%2 == 1 {
+					peers[name].publish("opened", subjects.NewID(), peers[name].opened())
+					lease := subjects.NewID()
+					peers[name].lease("granted", lease)
+					want[name] = append(want[name], working)
+				}
+			}
+			for name, p := range peers {
+				p.close()
+				want[name] = append(want[name], offline)
+			}
+		}
+		for name, statuses := range want {
+			s.eventually(func() bool { return len(s.changes(name)) >= len(statuses) }, "changes of "+name+" missing")
+		}
+		for name, statuses := range want {
+			require.Equal(t, statuses, s.changes(name))
+		}
+		for _, e := range s.events(subjects.TypePresenceChanged) {
+			require.Equal(t, e.event.EventID, e.msgID)
+		}
+	})
+}
+
+func TestLostGatewayClosesItsConnectionsOnly(t *testing.T) {
+	t.Parallel()
+	eachMode(t, func(t *testing.T, s *stage) {
+		t.Helper()
+		s.start()
+		s.start()
+		lost, alive := s.gateway("g1"), s.gateway("g2")
+		const agents = 20
+		for i := range agents {
+			lost.open(fmt.Sprintf("lost-%d", i), fmt.Sprintf("d%d", i))
+			alive.open(fmt.Sprintf("alive-%d", i), fmt.Sprintf("e%d", i))
+		}
+		screen := lost.open("", "screen")
+		s.eventually(func() bool { return len(s.events(subjects.TypePresenceChanged)) == 2*agents }, "not all online")
+		s.eventually(func() bool { i, _ := s.instance("screen"); return i.ConnectionID == screen.id }, "screen not there")
+
+		lost.beat(time.Second) // and never again
+		for i := range agents {
+			name := fmt.Sprintf("lost-%d", i)
+			s.eventually(func() bool { return len(s.changes(name)) >= 2 }, name+" is not offline")
+		}
+		s.eventually(func() bool { i, _ := s.instance("screen"); return i.ConnectionID == "" }, "screen not closed")
+		for i := range agents {
+			require.Equal(t, []subjects.Status{online, offline}, s.changes(fmt.Sprintf("lost-%d", i)))
+			require.Equal(t, []subjects.Status{online}, s.changes(fmt.Sprintf("alive-%d", i)))
+		}
+		closes := s.events(subjects.TypeConnectionClosed)
+		require.Len(t, closes, agents+1, "every close is stored once, whoever stores it")
+		for _, e := range closes {
+			p, err := subjects.DecodePayload[subjects.ConnectionClosed](e.event)
+			require.NoError(t, err)
+			require.Equal(t, subjects.ClosedGatewayLost, p.Reason)
+		}
+	})
+}
+
+func TestGatewayThatReturnsInTimeLosesNothing(t *testing.T) {
+	t.Parallel()
+	eachMode(t, func(t *testing.T, s *stage) {
+		t.Helper()
+		p := s.start(func(c *Config) { c.Grace = time.Minute })
+		g := s.gateway("g1")
+		g.open("ada", "laptop")
+		s.eventually(func() bool { return s.agent("ada").Status == online }, "not online")
+		g.beat(time.Second)
+		s.eventually(func() bool { return len(p.gateways.snapshot()) == 0 }, "the row does not lapse")
+		g.beat(0)
+		s.eventually(func() bool { return len(p.gateways.snapshot()) == 1 }, "the row does not return")
+		require.Equal(t, []subjects.Status{online}, s.changes("ada"))
+
+		// As another incarnation it has lost its connections, and no grace helps.
+		g.live()
+		s.eventually(func() bool { return s.agent("ada").Status == offline }, "connections of the old incarnation stay")
+		require.Equal(t, subjects.ReasonGatewayLost, s.agent("ada").Reason)
+	})
+}
+
+func TestOwnerlessRowsAreFoundAtTheStart(t *testing.T) {
+	t.Parallel()
+	eachMode(t, func(t *testing.T, s *stage) {
+		t.Helper()
+		first := s.start()
+		g := s.gateway("g1")
+		g.open("ada", "laptop")
+		s.eventually(func() bool { return s.agent("ada").Status == online }, "not online")
+		first.stop()
+		entry, err := s.gateways.Get(t.Context(), subjects.GatewayKey(g.id))
+		require.NoError(t, err)
+		require.NoError(t, s.gateways.Purge(t.Context(), entry.Key, entry.Revision, nil))
+		s.start()
+		s.eventually(func() bool { return s.agent("ada").Status == offline }, "the ghost stays")
+	})
+}
+
+func TestEventsWaitWhilePresenceIsDown(t *testing.T) {
+	t.Parallel()
+	eachMode(t, func(t *testing.T, s *stage) {
+		t.Helper()
+		g := s.gateway("g1")
+		g.open("bob", "tablet") // before presence was ever there
+		p := s.start()
+		ada := g.open("ada", "laptop")
+		s.eventually(func() bool { return len(s.events(subjects.TypePresenceChanged)) == 2 }, "not online")
+		p.stop()
+		ada.close()
+		again := g.open("ada", "laptop")
+		again.close()
+		s.start()
+		s.eventually(func() bool { return len(s.changes("ada")) == 4 }, "changes missing")
+		require.Equal(t, []subjects.Status{online, offline, online, offline}, s.changes("ada"))
+		require.Equal(t, []subjects.Status{online}, s.changes("bob"))
+	})
+}
+
+func TestMalformedEventsAreTerminated(t *testing.T) {
+	t.Parallel()
+	eachMode(t, func(t *testing.T, s *stage) {
+		t.Helper()
+		s.start()
+		g := s.gateway("g1")
+		ada := g.open("ada", "laptop")
+		s.eventually(func() bool { return s.agent("ada").Status == online }, "not online")
+		for _, data := range []string{`not json`, `{}`, `{"event_id":"x"}`} {
+			_, err := s.conn.Publish(t.Context(), bus.Message{Subject: subjects.AgentConnection("acme", "ada", "opened").String(), Data: []byte(data)})
+			require.NoError(t, err)
+		}
+		ada.publish("closed", subjects.NewID(), map[string]any{"connection_id": "*"})
+		s.publish(subjects.InstanceConnection("acme", ada.instance, "opened"), subjects.NewID(), map[string]any{"instance_id": 7})
+		ada.close()
+		s.eventually(func() bool { return s.agent("ada").Status == offline }, "a malformed event holds the others up")
+		require.Equal(t, []subjects.Status{online, offline}, s.changes("ada"))
+	})
+}
+
+func TestConsumerRemovedByAnOperatorComesBack(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, perAgent)
+	s.start()
+	ada := s.gateway("g1").open("ada", "laptop")
+	s.eventually(func() bool { return s.agent("ada").Status == online && s.hasConsumer("ada") }, "not online")
+	name := agentConsumer(subjects.PresenceKey{Tenant: "acme", Agent: "ada"})
+	require.NoError(t, s.conn.JS().DeleteConsumer(t.Context(), subjects.StreamEvents, name))
+	ada.lease("granted", subjects.NewID())
+	ada.close()
+	s.eventually(func() bool { return len(s.changes("ada")) == 3 }, "events lost with the consumer")
+	require.Equal(t, []subjects.Status{online, working, offline}, s.changes("ada"))
+}
+
+func TestCapPrunesTheLongestGone(t *testing.T) {
+	t.Parallel()
+	eachMode(t, func(t *testing.T, s *stage) {
+		t.Helper()
+		s.publishSettings(`{"max_instances": 3}`)
+		s.start()
+		s.start()
+		g := s.gateway("g1")
+		live := g.open("live", "live")
+		for i := range 4 {
+			g.open("", fmt.Sprintf("gone-%d", i)).close()
+			s.eventually(func() bool {
+				row, exists := s.instance(fmt.Sprintf("gone-%d", i))
+				return exists && row.ConnectionID == ""
+			}, "not gone")
+		}
+		s.eventually(func() bool { return len(s.events(subjects.TypePresencePruned)) == 2 }, "cap not enforced")
+		for i, e := range s.events(subjects.TypePresencePruned) {
+			p, err := subjects.DecodePayload[subjects.PresencePruned](e.event)
+			require.NoError(t, err)
+			require.Equal(t, subjects.PresencePruned{
+				InstanceID: subjects.InstanceIDOfSPKI(fmt.Appendf(nil, "gone-%d", i)), Reason: subjects.PrunedCap,
+			}, p)
+		}
+		row, exists := s.instance("live")
+		require.True(t, exists)
+		require.Equal(t, live.id, row.ConnectionID)
+	})
+}
+
+// publishSettings stores the tenant's presence settings as an operator would.
+func (s *stage) publishSettings(value string) {
+	s.t.Helper()
+	kv, err := s.conn.JS().KeyValue(s.t.Context(), subjects.BucketSettings)
+	require.NoError(s.t, err)
+	_, err = kv.PutString(s.t.Context(), subjects.SettingsKey("acme", "presence"), value)
+	require.NoError(s.t, err)
+}
+
+func TestSettingsAreTakenLiveAndBadOnesRefused(t *testing.T) {
+	t.Parallel()
+	eachMode(t, func(t *testing.T, s *stage) {
+		t.Helper()
+		p := s.start()
+		require.Equal(t, time.Minute, p.settings.retention("acme"))
+		s.publishSettings(`{"retention_ms": 2000}`)
+		s.eventually(func() bool { return p.settings.retention("acme") == 2*time.Second }, "setting not taken")
+		for _, bad := range []string{`{"retention_ms": 5}`, `{"retention": 1}`, `nonsense`, `{"max_instances": -1}`} {
+			s.publishSettings(bad)
+		}
+		s.publishSettings(`{"retention_ms": 2000, "max_instances": 7}`)
+		s.eventually(func() bool { return p.settings.maxInstances("acme") == 7 }, "setting not taken")
+		require.Equal(t, 2*time.Second, p.settings.retention("acme"))
+		require.Equal(t, time.Minute, p.settings.retention("globex"))
+	})
+}
+
+func TestLapsesAreAnnouncedOnceOverRestarts(t *testing.T) {
+	t.Parallel()
+	eachMode(t, func(t *testing.T, s *stage) {
+		t.Helper()
+		short := func(c *Config) { c.Retention = time.Second }
+		p := s.start(short)
+		g := s.gateway("g1")
+		for i := range 5 {
+			g.open("", fmt.Sprintf("d%d", i)).close()
+		}
+		s.eventually(func() bool { return len(s.events(subjects.TypePresencePruned)) == 5 }, "lapses not announced")
+		p.stop()
+		// From here on the stream recognises no repeated id by itself.
+		s.forgetMessageIDs()
+		again := s.start(short)
+		g.open("", "d9").close()
+		s.eventually(func() bool { return len(s.events(subjects.TypePresencePruned)) >= 6 }, "lapse not announced")
+		s.eventually(func() bool { return len(again.lapses) == 0 }, "markers not worked off")
+		require.Len(t, s.events(subjects.TypePresencePruned), 6)
+
+		// A device that returns finds its lapse announced before its return.
+		g.open("", "d0")
+		s.eventually(func() bool { _, exists := s.instance("d0"); return exists }, "not back")
+		require.Len(t, s.events(subjects.TypePresencePruned), 6)
+	})
+}
+
+// forgetMessageIDs shortens the window in which EVENTS recognises repeated
+// message ids to next to nothing.
+func (s *stage) forgetMessageIDs() {
+	s.t.Helper()
+	stream, err := s.conn.JS().Stream(s.t.Context(), subjects.StreamEvents)
+	require.NoError(s.t, err)
+	config := stream.CachedInfo().Config
+	config.Duplicates = 100 * time.Millisecond
+	_, err = s.conn.JS().UpdateStream(s.t.Context(), config)
+	require.NoError(s.t, err)
+	// The window slides with time; nothing observable marks its end.
+	time.Sleep(300 * time.Millisecond)
+}
+
+// TestLateRepetitionIsNotStoredTwice delivers an event again long after the
+// stream has forgotten the ids of what was announced for it.
+func TestLateRepetitionIsNotStoredTwice(t *testing.T) {
+	t.Parallel()
+	eachMode(t, func(t *testing.T, s *stage) {
+		t.Helper()
+		p := s.start()
+		ada := s.gateway("g1").open("ada", "laptop")
+		s.eventually(func() bool { return len(s.events(subjects.TypePresenceUpserted)) == 1 }, "not announced")
+		opened := s.events(subjects.TypeConnectionOpened)[0]
+		s.forgetMessageIDs()
+		d := &bus.Delivery{Seq: opened.seq, Attempt: 2, Time: time.Now()}
+		require.NoError(t, p.apply(t.Context(), d, opened.subject, opened.event))
+		ada.close()
+		s.eventually(func() bool { return len(s.changes("ada")) == 2 }, "close not announced")
+		require.Equal(t, []subjects.Status{online, offline}, s.changes("ada"))
+		s.eventually(func() bool { return len(s.events(subjects.TypePresenceUpserted)) == 2 }, "close of the instance not announced")
+	})
+}
+
+// TestRandomChurnEndsInTheTruth opens and closes at random, with two processes
+// that are stopped and started meanwhile, and compares rows and announcements
+// with what was published.
+func TestRandomChurnEndsInTheTruth(t *testing.T) {
+	t.Parallel()
+	eachMode(t, func(t *testing.T, s *stage) {
+		t.Helper()
+		g := s.gateway("g1")
+		running := []*process{s.start(), s.start()}
+		random := rand.New(rand.NewPCG(1, 2))
+		live := map[string][]*peer{}
+		for step := range 400 {
+			name := fmt.Sprintf("agent-%d", random.IntN(10))
+			if peers := live[name]; len(peers) > 0 && random.IntN(2) == 0 {
+				peers[0].close()
+				live[name] = peers[1:]
+			} else {
+				live[name] = append(peers, g.open(name, fmt.Sprintf("device-%d", random.IntN(5))))
+			}
+			if step%100 == 50 {
+				i := random.IntN(len(running))
+				running[i].stop()
+				running[i] = s.start()
+			}
+		}
+		for name, peers := range live {
+			s.eventually(func() bool { return len(s.agent(name).Connections) == len(peers) }, "connections of "+name)
+			last := offline
+			s.eventually(func() bool {
+				statuses := s.changes(name)
+				return len(statuses) > 0 && (statuses[len(statuses)-1] == online) == (len(peers) > 0)
+			}, "last change of "+name)
+			for i, status := range s.changes(name) {
+				require.NotEqual(t, last, status, "change %d of %s changes nothing", i, name)
+				last = status
+			}
+		}
+	})
+}

@@ -1,0 +1,80 @@
+package presence
+
+import (
+	"context"
+	"fmt"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"rollcall/subjects"
+)
+
+func TestProgressIsTheLowestOpen(t *testing.T) {
+	t.Parallel()
+	p := newProgress(10)
+	require.EqualValues(t, 10, p.done())
+	p.begin(12)
+	p.begin(15)
+	require.EqualValues(t, 11, p.done())
+	p.end(15)
+	require.EqualValues(t, 11, p.done())
+	p.end(12)
+	require.EqualValues(t, 15, p.done())
+}
+
+// TestStandbyTakesOver kills the reader without letting it go, and expects the
+// standby to go on from its row.
+func TestStandbyTakesOver(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, shared)
+	first := s.start()
+	g := s.gateway("g1")
+	for i := range 5 {
+		g.open(fmt.Sprintf("a%d", i), "d")
+	}
+	s.eventually(func() bool { return len(s.events(subjects.TypePresenceChanged)) == 5 }, "not online")
+	s.start()
+	// The connection goes away under the first: it can neither read nor let go.
+	first.conn.NC().Close()
+	for i := range 5 {
+		g.open(fmt.Sprintf("b%d", i), "d")
+	}
+	s.eventually(func() bool { return len(s.events(subjects.TypePresenceChanged)) == 10 }, "nobody takes over")
+	first.abandon()
+}
+
+// TestSwitchingModes takes a fleet from one way of consuming to the other and
+// back, with events in each gap.
+func TestSwitchingModes(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, perAgent)
+	g := s.gateway("g1")
+	p := s.start()
+	ada := g.open("ada", "laptop")
+	s.eventually(func() bool { return len(s.changes("ada")) == 1 }, "not online")
+	p.stop()
+
+	ada.lease("granted", subjects.NewID())
+	bob := g.open("bob", "tablet")
+	s.mode = shared
+	p = s.start()
+	s.eventually(func() bool { return len(s.changes("ada")) == 2 && len(s.changes("bob")) == 1 }, "events in the gap lost")
+	s.eventually(func() bool { return !s.hasConsumer("ada") }, "consumers stay")
+	p.stop()
+
+	ada.close()
+	eve := g.open("eve", "phone")
+	s.mode = perAgent
+	s.start()
+	s.eventually(func() bool { return len(s.changes("ada")) == 3 && len(s.changes("eve")) == 1 }, "events in the gap lost")
+	bob.close()
+	eve.close()
+	s.eventually(func() bool { return len(s.changes("bob")) == 2 && len(s.changes("eve")) == 2 }, "no consumers again")
+	require.Equal(t, []subjects.Status{online, working, offline}, s.changes("ada"))
+	require.Equal(t, []subjects.Status{online, offline}, s.changes("bob"))
+	require.Equal(t, []subjects.Status{online, offline}, s.changes("eve"))
+	entry, err := s.rows.Get(context.Background(), subjects.PresenceReaderKey)
+	require.NoError(t, err)
+	require.False(t, entry.Exists)
+}

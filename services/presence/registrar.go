@@ -1,0 +1,136 @@
+package presence
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"sync"
+	"time"
+
+	"rollcall/shared/bus"
+	"rollcall/subjects"
+)
+
+// registrar gives an agent its consumer when a connection of it opens. It
+// holds the opened event back until the agent's row reflects it, so that the
+// event comes again if anything on the way, consumer included, is lost.
+type registrar struct {
+	*Service
+
+	mu      sync.Mutex
+	waiting map[string]map[uint64]held // by row key and sequence
+}
+
+// held is an opened event that waits for its row. At most registrarPending
+// events wait over all processes: the server sends no more.
+type held struct {
+	delivery   *bus.Delivery
+	connection string
+	since      time.Time
+}
+
+func newRegistrar(s *Service) *registrar {
+	return &registrar{Service: s, waiting: map[string]map[uint64]held{}}
+}
+
+// register handles one opened event.
+func (r *registrar) register(ctx context.Context, d *bus.Delivery, subject subjects.Subject, event subjects.Event) error {
+	opened, err := subjects.DecodePayload[subjects.ConnectionOpened](event)
+	if err != nil {
+		return bus.Permanent(fmt.Errorf("event %d on %q: %w", d.Seq, d.Subject, err))
+	}
+	key := subjects.PresenceKey{Tenant: subject.Tenant, Agent: subject.Agent}
+	// Held before the row is looked at: a row that arrives between the two
+	// lines finds the event waiting.
+	r.hold(key.String(), d, opened.ConnectionID)
+	if r.roster.reflects(key.String(), opened.ConnectionID, d.Seq) {
+		r.release(key.String())
+		return bus.ErrDeferred
+	}
+	row, err := r.agentRow(ctx, key)
+	if err != nil {
+		r.drop(key.String(), d.Seq)
+		return err
+	}
+	from := d.Seq
+	if row != nil {
+		// Not one further: the crash that lost the consumer may also have come
+		// between this event's row and its announcement.
+		from = min(from, row.AppliedSeq)
+	}
+	if err := r.consumers.ensureAgent(ctx, key, from); err != nil {
+		r.drop(key.String(), d.Seq)
+		return err
+	}
+	return bus.ErrDeferred
+}
+
+// release acknowledges the opened events of an agent that its row reflects. It
+// is called whenever the row was seen to change.
+func (r *registrar) release(key string) {
+	r.mu.Lock()
+	var done []held
+	for seq, h := range r.waiting[key] {
+		if r.roster.reflects(key, h.connection, seq) {
+			done = append(done, h)
+			r.remove(key, seq)
+		}
+	}
+	r.mu.Unlock()
+	for _, h := range done {
+		if err := h.delivery.Ack(); err != nil {
+			// It comes again, finds the row, and is acknowledged then.
+			r.log.Debug().Err(err).Msg("opened event not acknowledged")
+		}
+		r.metrics.registered.Observe(time.Since(h.since).Seconds())
+	}
+}
+
+func (r *registrar) hold(key string, d *bus.Delivery, connection string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.waiting[key] == nil {
+		r.waiting[key] = map[uint64]held{}
+	}
+	r.waiting[key][d.Seq] = held{delivery: d, connection: connection, since: time.Now()}
+}
+
+func (r *registrar) drop(key string, seq uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.remove(key, seq)
+}
+
+func (r *registrar) remove(key string, seq uint64) {
+	delete(r.waiting[key], seq)
+	if len(r.waiting[key]) == 0 {
+		delete(r.waiting, key)
+	}
+}
+
+// expire forgets events that were held for so long that the server has sent
+// them again, here or elsewhere.
+func (r *registrar) expire(now time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for key, events := range r.waiting {
+		for seq, h := range events {
+			if now.Sub(h.since) > 2*r.config.AckWait {
+				r.remove(key, seq)
+			}
+		}
+	}
+}
+
+// agentRow reads an agent's row; nil when there is none.
+func (s *Service) agentRow(ctx context.Context, key subjects.PresenceKey) (*subjects.AgentRow, error) {
+	entry, err := s.rows.Get(ctx, key.String())
+	if err != nil || !entry.Exists {
+		return nil, err
+	}
+	var row subjects.AgentRow
+	if err := json.Unmarshal(entry.Value, &row); err != nil {
+		return nil, fmt.Errorf("row %q: %w", key, err)
+	}
+	return &row, nil
+}
