@@ -20,7 +20,7 @@ PACKAGES = $$(go list -m -f '{{.Dir}}/...')
 GOLANGCI_LINT := .tools/bin/golangci-lint
 GOVULNCHECK := .tools/bin/govulncheck
 
-UP_FLAGS ?=
+UP_FLAGS ?= --gateways 2
 BENCH_FLAGS ?=
 TEST_FLAGS ?=
 # Per test binary; a hung test then shows every goroutine's stack.
@@ -114,4 +114,4 @@ tools: ## install the pinned tools into .tools/bin
 	@scripts/tools.sh
 
 clean: ## remove what make built and installed
-	rm -rf bin .tools .up
+	rm -rf bin .tools .rollcall

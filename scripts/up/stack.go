@@ -1,0 +1,237 @@
+package up
+
+import (
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"time"
+
+	"rollcall/scripts/demo"
+	"rollcall/scripts/internal/file"
+	"rollcall/scripts/keys"
+	"rollcall/scripts/token"
+	"rollcall/shared/daemon"
+	"rollcall/subjects"
+)
+
+const (
+	readyTimeout = 30 * time.Second
+	// operatorTTL outlasts any session at a desk; each start issues new tokens.
+	operatorTTL = 30 * 24 * time.Hour
+)
+
+// stack is everything that runs.
+type stack struct {
+	config Config
+	ring   *keys.Ring
+	ports  ports
+	nats   *broker // nil when somebody else runs NATS
+	crew   *crew
+
+	gateways, presence, lease []*process
+	instances                 []ed25519.PublicKey // of the gateways
+	tokens                    map[string]string   // of the tenants' operators
+	agents                    sync.WaitGroup
+}
+
+// Run starts everything, says so on stdout and runs until ctx ends.
+func Run(ctx context.Context, c Config, stdout, stderr io.Writer) error {
+	dir, err := filepath.Abs(c.Dir)
+	if err != nil {
+		return fmt.Errorf("find directory: %w", err)
+	}
+	c.Dir = dir
+	if err := findBinaries(c); err != nil {
+		return err
+	}
+	lock, err := acquire(c.Dir)
+	if err != nil {
+		return err
+	}
+	defer lock.release()
+	s := &stack{config: c, tokens: map[string]string{}, crew: newCrew(ctx, c, stderr)}
+	defer s.crew.dismiss()
+	if err := s.run(ctx, stdout); err != nil && ctx.Err() == nil {
+		return err
+	}
+	return nil
+}
+
+// findBinaries looks for what is going to be started, before anything is.
+func findBinaries(c Config) error {
+	var faults []error
+	for binary, count := range map[string]int{"gateway": c.Gateways, "presence": c.Presence, "lease": c.Lease} {
+		if count == 0 {
+			continue
+		}
+		if _, err := os.Stat(filepath.Join(c.Bin, binary)); err != nil {
+			faults = append(faults, fmt.Errorf("find binary %s (make build makes it): %w", binary, err))
+		}
+	}
+	return errors.Join(faults...)
+}
+
+func (s *stack) run(ctx context.Context, stdout io.Writer) error {
+	// In reverse order of the starts, whatever of them has happened.
+	defer s.stop()
+	if err := s.prepare(ctx); err != nil {
+		return err
+	}
+	if err := s.start(); err != nil {
+		return err
+	}
+	if err := s.await(ctx); err != nil {
+		return err
+	}
+	fleet, cancel := context.WithCancel(ctx)
+	defer s.agents.Wait()
+	defer cancel()
+	if err := s.populate(fleet); err != nil {
+		return err
+	}
+	if err := s.announce(stdout); err != nil {
+		return fmt.Errorf("print: %w", err)
+	}
+	<-ctx.Done()
+	return nil
+}
+
+// prepare makes directories, keys and tokens, and chooses the ports.
+func (s *stack) prepare(ctx context.Context) error {
+	for _, name := range []string{"logs", "tokens", "nats"} {
+		if err := os.MkdirAll(filepath.Join(s.config.Dir, name), 0o700); err != nil {
+			return fmt.Errorf("make directory: %w", err)
+		}
+	}
+	var err error
+	if s.ring, err = keys.Create(s.config.Dir); err != nil {
+		return err
+	}
+	for _, tenant := range s.config.Tenants {
+		grant := token.Grant{Tenant: tenant, Role: "client", Scopes: []string{"operator.read", "operator.write"}, TTL: operatorTTL}
+		if s.tokens[tenant], err = token.Mint(s.ring, grant, time.Now()); err != nil {
+			return err
+		}
+		if err := file.Replace(s.tokenFile(tenant), []byte(s.tokens[tenant]+"\n")); err != nil {
+			return err
+		}
+	}
+	s.ports, err = assign(ctx, s.config)
+	return err
+}
+
+func (s *stack) tokenFile(tenant string) string {
+	return filepath.Join(s.config.Dir, "tokens", tenant+".operator")
+}
+
+// start starts NATS and every process, in the order in which they stop in
+// reverse. None waits for another: they wait for NATS themselves.
+func (s *stack) start() error {
+	if s.config.NATSURL == "" {
+		var err error
+		if s.nats, err = startBroker(s.config.Dir, s.ports); err != nil {
+			return err
+		}
+	}
+	if err := s.startAll(&s.lease, "lease", s.ports.lease); err != nil {
+		return err
+	}
+	if err := s.startAll(&s.presence, "presence", s.ports.presence); err != nil {
+		return err
+	}
+	for n, port := range s.ports.gateways {
+		path, public, err := s.ring.Gateway(n)
+		if err != nil {
+			return err
+		}
+		p, err := s.crew.start("gateway-"+strconv.Itoa(n), "gateway", port,
+			"--nats-url", s.natsURL(), "--key-file", path, "--trusted-issuer", s.ring.Issuer())
+		if err != nil {
+			return err
+		}
+		s.gateways, s.instances = append(s.gateways, p), append(s.instances, public)
+	}
+	return nil
+}
+
+func (s *stack) startAll(into *[]*process, binary string, ports []int) error {
+	for n, port := range ports {
+		p, err := s.crew.start(binary+"-"+strconv.Itoa(n), binary, port, "--nats-url", s.natsURL())
+		if err != nil {
+			return err
+		}
+		*into = append(*into, p)
+	}
+	return nil
+}
+
+func (s *stack) natsURL() string {
+	if s.config.NATSURL != "" {
+		return s.config.NATSURL
+	}
+	return "nats://" + address(s.ports.nats)
+}
+
+// await waits until every process is ready. When one is not, its last words
+// are shown.
+func (s *stack) await(ctx context.Context) error {
+	bounded, cancel := context.WithTimeout(ctx, readyTimeout)
+	defer cancel()
+	for _, group := range [][]*process{s.lease, s.presence, s.gateways} {
+		for _, p := range group {
+			err := p.ready(bounded)
+			if err != nil && ctx.Err() == nil {
+				s.crew.say("up: %s wrote last (%s):\n%s", p.name, p.log, p.lastLines())
+			}
+			if err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// populate starts the demo agents, if there are to be any.
+func (s *stack) populate(ctx context.Context) error {
+	if s.config.Agents == 0 {
+		return nil
+	}
+	output, err := openLog(s.config.Dir, "agents")
+	if err != nil {
+		return err
+	}
+	log, err := daemon.Logger(output, "info", "agents")
+	if err != nil {
+		return err
+	}
+	fleet := demo.Fleet{Size: s.config.Agents, Tenants: s.config.Tenants, Pace: 1, Log: log, Token: s.agentToken}
+	for _, g := range s.gateways {
+		fleet.URLs = append(fleet.URLs, socketURL(g))
+	}
+	s.agents.Go(func() {
+		defer func() { _ = output.Close() }()
+		fleet.Run(ctx)
+	})
+	return nil
+}
+
+func (s *stack) agentToken(tenant, agent string) (string, error) {
+	grant := token.Grant{Tenant: tenant, Agent: agent, Role: subjects.RoleClient, Scopes: []string{"lease.use"}, TTL: token.DefaultTTL}
+	return token.Mint(s.ring, grant, time.Now())
+}
+
+// stop ends what runs, dependents first. Demo agents are gone by then.
+func (s *stack) stop() {
+	for _, group := range [][]*process{s.gateways, s.presence, s.lease} {
+		s.crew.stop(group)
+	}
+	if s.nats != nil {
+		s.nats.stop()
+	}
+}
