@@ -1,0 +1,96 @@
+package gateway
+
+import (
+	"net/netip"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+)
+
+// admission counts authenticated sockets per tenant. A socket holds its place
+// until its closing is stored, so that a peer who reconnects in a loop while
+// JetStream is away is stopped by the cap instead of filling the memory.
+type admission struct {
+	limit int
+
+	mu    sync.Mutex
+	held  map[string]int
+	total int
+}
+
+func newAdmission(limit int) *admission { return &admission{limit: limit, held: map[string]int{}} }
+
+// take gives a tenant's socket a place, if there is one.
+func (a *admission) take(tenant string) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.held[tenant] >= a.limit {
+		return false
+	}
+	a.held[tenant]++
+	a.total++
+	return true
+}
+
+// give returns a place.
+func (a *admission) give(tenant string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.total--
+	if a.held[tenant]--; a.held[tenant] <= 0 {
+		delete(a.held, tenant)
+	}
+}
+
+// count returns the number of places taken by all tenants.
+func (a *admission) count() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.total
+}
+
+// maxAddresses is where the upgrade limiter starts to forget idle addresses.
+const maxAddresses = 10_000
+
+// upgrades limits how often one address may open a socket.
+type upgrades struct {
+	perSecond int
+
+	mu   sync.Mutex
+	seen map[netip.Addr]*rate.Limiter
+}
+
+func newUpgrades(perSecond int) *upgrades {
+	return &upgrades{perSecond: perSecond, seen: map[netip.Addr]*rate.Limiter{}}
+}
+
+// allow reports whether an address may open another socket now. Loopback
+// always may: everything behind a local proxy looks like it.
+func (u *upgrades) allow(addr netip.Addr, now time.Time) bool {
+	if addr.IsLoopback() {
+		return true
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	limiter := u.seen[addr]
+	if limiter == nil {
+		u.forget(now)
+		limiter = rate.NewLimiter(rate.Limit(u.perSecond), u.perSecond)
+		u.seen[addr] = limiter
+	}
+	return limiter.AllowN(now, 1)
+}
+
+// forget drops addresses that have their full allowance again: forgetting them
+// changes nothing.
+func (u *upgrades) forget(now time.Time) {
+	if len(u.seen) < maxAddresses {
+		return
+	}
+	for addr, limiter := range u.seen {
+		if limiter.TokensAt(now) >= float64(u.perSecond) {
+			delete(u.seen, addr)
+		}
+	}
+}

@@ -1,0 +1,135 @@
+package gateway
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nkeys"
+
+	"rollcall/shared/daemon"
+)
+
+// Version is the version of this gateway as peers and rows show it.
+const Version = "0.1.0"
+
+// Config is everything a gateway is told.
+type Config struct {
+	daemon.Common
+	// KeyFile holds the gateway's device key, an Ed25519 key in PEM (PKCS #8).
+	KeyFile string
+	// TrustedIssuers are the account signing keys whose tokens count.
+	TrustedIssuers []string
+
+	Heartbeat        time.Duration
+	TTL              time.Duration
+	Ping             time.Duration
+	MissedPings      int
+	HandshakeTimeout time.Duration
+	PublishTimeout   time.Duration
+	Drain            time.Duration
+
+	MaxFrame       int
+	SendQueue      int
+	SendBytes      int
+	MaxConnections int
+	RequestRate    int
+	RequestBurst   int
+	BeaconRate     int
+	UpgradeRate    int
+}
+
+// ParseConfig reads the settings from flags and environment. The second result
+// shows the effective values, without secrets.
+func ParseConfig(args, env []string) (Config, map[string]string, error) {
+	var c Config
+	s := daemon.NewSettings("gateway")
+	s.Common(&c.Common, "127.0.0.1:8080")
+	s.String(&c.KeyFile, "key-file", "", "PEM file with the gateway's Ed25519 key (PKCS #8); required")
+	s.Strings(&c.TrustedIssuers, "trusted-issuer", nil, "account signing key (A…) whose tokens are accepted; required")
+	s.Check("key-file", func() error { return required(c.KeyFile) })
+	s.Check("trusted-issuer", func() error { return checkIssuers(c.TrustedIssuers) })
+	c.durations(s)
+	c.limits(s)
+	if err := s.Parse(args, env); err != nil {
+		return Config{}, nil, err // one line that names all faults
+	}
+	return c, s.Describe(), nil
+}
+
+func (c *Config) durations(s *daemon.Settings) {
+	for _, d := range []struct {
+		p     *time.Duration
+		name  string
+		def   time.Duration
+		usage string
+	}{
+		{&c.Heartbeat, "gateway-heartbeat", 2 * time.Second, "how often the gateway renews its row"},
+		{&c.TTL, "gateway-ttl", 6 * time.Second, "how long the row lives without renewal"},
+		{&c.Ping, "gateway-ping", 15 * time.Second, "time between pings of a socket"},
+		{&c.HandshakeTimeout, "gateway-handshake-timeout", 10 * time.Second, "how long a handshake may take"},
+		{&c.PublishTimeout, "gateway-publish-timeout", 5 * time.Second, "how long storing an event may take before the peer is refused"},
+		{&c.Drain, "gateway-drain", 3 * time.Second, "time over which a stop spreads the closing of sockets"},
+	} {
+		s.Duration(d.p, d.name, d.def, d.usage)
+		s.Check(d.name, func() error {
+			if *d.p <= 0 {
+				return fmt.Errorf("%s is not positive", *d.p)
+			}
+			return nil
+		})
+	}
+	s.Check("gateway-ttl", func() error {
+		if c.TTL < 2*c.Heartbeat {
+			return fmt.Errorf("%s is less than two heartbeats", c.TTL)
+		}
+		return nil
+	})
+}
+
+func (c *Config) limits(s *daemon.Settings) {
+	for _, n := range []struct {
+		p     *int
+		name  string
+		def   int
+		usage string
+	}{
+		{&c.MissedPings, "gateway-missed-pings", 2, "unanswered pings that close a socket"},
+		{&c.MaxFrame, "gateway-max-frame", 64 << 10, "largest frame of a peer in bytes"},
+		{&c.SendQueue, "gateway-send-queue", 1024, "events that may wait for one socket"},
+		{&c.SendBytes, "gateway-send-bytes", 1 << 20, "bytes of events that may wait for one socket"},
+		{&c.MaxConnections, "gateway-max-connections", 10_000, "open sockets per tenant"},
+		{&c.RequestRate, "gateway-request-rate", 200, "requests per second of one socket"},
+		{&c.RequestBurst, "gateway-request-burst", 400, "requests of one socket at once"},
+		{&c.BeaconRate, "gateway-beacon-rate", 2, "beacons per second of one socket"},
+		{&c.UpgradeRate, "gateway-upgrade-rate", 20, "new sockets per second of one address, loopback exempt"},
+	} {
+		s.Int(n.p, n.name, n.def, n.usage)
+		s.Check(n.name, func() error {
+			if *n.p < 1 {
+				return fmt.Errorf("%d is less than 1", *n.p)
+			}
+			return nil
+		})
+	}
+}
+
+func required(value string) error {
+	if value == "" {
+		return errors.New("is required")
+	}
+	return nil
+}
+
+func checkIssuers(issuers []string) error {
+	if len(issuers) == 0 {
+		return errors.New("is required")
+	}
+	for _, issuer := range issuers {
+		if !nkeys.IsValidPublicAccountKey(issuer) {
+			// The value is not quoted: a seed ends up here by mistake sooner or later.
+			return errors.New("is no account public key (A…)")
+		}
+	}
+	return nil
+}

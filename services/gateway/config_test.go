@@ -1,0 +1,105 @@
+package gateway
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nkeys"
+	"github.com/stretchr/testify/require"
+
+	"rollcall/shared/daemon"
+	"rollcall/subjects"
+)
+
+func TestConfigFaultsAreNamedTogether(t *testing.T) {
+	t.Parallel()
+	account, err := nkeys.CreateAccount()
+	require.NoError(t, err)
+	seed, err := account.Seed()
+	require.NoError(t, err)
+	_, _, err = ParseConfig([]string{
+		"--trusted-issuer", string(seed), "--gateway-ping", "-1s", "--gateway-ttl", "3s",
+		"--gateway-send-queue", "0", "--gateway-drain", "soon", "--nonsense", "1",
+	}, []string{"ROLLCALL_GATEWAY_BEACON_RATE=0", "ROLLCALL_PRESENCE_CONSUMERS=shared"})
+	var faults *daemon.SettingsError
+	require.ErrorAs(t, err, &faults)
+	for _, name := range []string{
+		"key-file", "trusted-issuer", "gateway-ping", "gateway-ttl", "gateway-send-queue",
+		"gateway-drain", "nonsense", "gateway-beacon-rate",
+	} {
+		require.Contains(t, err.Error(), name)
+	}
+	require.NotContains(t, err.Error(), string(seed))
+	require.NotContains(t, err.Error(), "CONSUMERS")
+	require.NotContains(t, err.Error(), "\n")
+}
+
+func TestConfigDefaults(t *testing.T) {
+	t.Parallel()
+	account, err := nkeys.CreateAccount()
+	require.NoError(t, err)
+	issuer, err := account.PublicKey()
+	require.NoError(t, err)
+	c, shown, err := ParseConfig(nil, []string{"ROLLCALL_KEY_FILE=k.pem", "ROLLCALL_TRUSTED_ISSUER=" + issuer})
+	require.NoError(t, err)
+	require.Equal(t, []string{issuer}, c.TrustedIssuers)
+	require.Equal(t, "127.0.0.1:8080", c.Listen)
+	require.Equal(t, 6*time.Second, c.TTL)
+	require.Equal(t, 2*time.Second, c.Heartbeat)
+	require.Equal(t, 65536, c.MaxFrame)
+	require.Equal(t, "15s", shown["gateway-ping"])
+}
+
+func TestLoadInstance(t *testing.T) {
+	t.Parallel()
+	id, err := loadInstance(keyFile(t))
+	require.NoError(t, err)
+	require.NoError(t, subjects.CheckInstance("id", id))
+
+	other, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	require.NoError(t, err)
+	der, err := x509.MarshalPKCS8PrivateKey(other)
+	require.NoError(t, err)
+	for name, content := range map[string][]byte{
+		"noise":       []byte("noise"),
+		"other block": pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}),
+		"broken":      pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: []byte("x")}),
+		"ecdsa":       pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}),
+	} {
+		file := filepath.Join(t.TempDir(), "key.pem")
+		require.NoError(t, os.WriteFile(file, content, 0o600))
+		_, err := loadInstance(file)
+		require.ErrorContains(t, err, file, name)
+	}
+	_, err = loadInstance(filepath.Join(t.TempDir(), "absent"))
+	require.ErrorIs(t, err, os.ErrNotExist)
+}
+
+func TestUpgradeRate(t *testing.T) {
+	t.Parallel()
+	u := newUpgrades(2)
+	now := time.Now()
+	a, b := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")
+	require.True(t, u.allow(a, now))
+	require.True(t, u.allow(a, now))
+	require.False(t, u.allow(a, now))
+	require.True(t, u.allow(b, now), "addresses do not share")
+	require.True(t, u.allow(a, now.Add(time.Second)))
+	for range 100 {
+		require.True(t, u.allow(netip.MustParseAddr("127.0.0.1"), now), "loopback is exempt")
+		require.True(t, u.allow(netip.IPv6Loopback(), now))
+	}
+	for i := range maxAddresses {
+		u.allow(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), now)
+	}
+	u.allow(netip.MustParseAddr("192.0.2.9"), now.Add(time.Hour))
+	require.Len(t, u.seen, 1, "idle addresses are forgotten")
+}

@@ -1,0 +1,33 @@
+// Package gateway is the edge: peers connect to it over WebSocket, prove who
+// they are, and see each other's presence.
+//
+// # What goes in and out
+//
+//	reads   PRESENCE, GATEWAYS                         into an in-memory view
+//	        EVENTS   tenant.*.presence.>               to subscribed sockets
+//	writes  EVENTS   tenant.T.agent.A.connection.*     peers with an agent
+//	                 tenant.T.instance.I.connection.*  peers without, and the gateway itself
+//	        GATEWAYS system.G                          its own row, and no other
+//
+// # A socket's life
+//
+//	upgrade ─► token ─► connect.init ─► connect.proof ─► place ─► opened stored ─► answered
+//	              │           └────── internal/machine ──────┘      │                  │
+//	              ▼                          ▼                      ▼                  ▼
+//	            4001                  4001 … 4008            4009, 1013          requests, events
+//	                                                                                   │
+//	                                       place given back ◄─ closed stored ◄─ closed ┘
+//
+// # When something fails
+//
+//	JetStream away      openings are refused with 1013, requests that store
+//	                    answer unavailable, closings are retried until the
+//	                    process ends; listings go on from memory
+//	row lapses          presence closes this gateway's connections; once the
+//	                    gateway sees that, it cuts their sockets
+//	second process      the one that started later takes the row; the other
+//	with the same key   stops with ErrSuperseded
+//	slow peer           its queue fills, it is closed with 1008; nobody waits
+//	SIGTERM             readiness goes red, sockets are closed over the drain
+//	                    time, closings stored, the row removed
+package gateway

@@ -1,0 +1,288 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"rollcall/services/gateway/internal/token"
+	"rollcall/shared/bus"
+	"rollcall/shared/daemon"
+	"rollcall/subjects"
+)
+
+// Main runs a gateway process until ctx ends.
+func Main(ctx context.Context, args, env []string, stderr io.Writer) error {
+	cfg, shown, err := ParseConfig(args, env)
+	if err != nil {
+		return err
+	}
+	log, err := daemon.Logger(stderr, cfg.LogLevel, "gateway")
+	if err != nil {
+		return fmt.Errorf("open log: %w", err)
+	}
+	log.Info().Interface("settings", shown).Str("version", Version).Msg("starting")
+	g, err := New(ctx, cfg, log)
+	if err != nil {
+		return err
+	}
+	return g.Run(ctx)
+}
+
+// Gateway is one gateway process.
+type Gateway struct {
+	cfg         Config
+	log         zerolog.Logger
+	id          string
+	incarnation string
+	startedAt   time.Time
+	// ownConnection is the connection_id of the gateway itself.
+	ownConnection string
+
+	trust     token.Trust
+	listener  net.Listener
+	health    *daemon.Health
+	metrics   *metrics
+	admission *admission
+	upgrades  *upgrades
+	roster    *roster
+	view      *view
+	hub       *hub
+
+	// These exist once Run has reached JetStream, and before a socket is let in.
+	publisher *publisher
+	conn      *bus.Conn
+	claim     *claim
+}
+
+// New reads the key and opens the listener. Nothing is served before Run.
+func New(ctx context.Context, cfg Config, log zerolog.Logger) (*Gateway, error) {
+	id, err := loadInstance(cfg.KeyFile)
+	if err != nil {
+		return nil, err
+	}
+	var listening net.ListenConfig
+	listener, err := listening.Listen(ctx, "tcp", cfg.Listen)
+	if err != nil {
+		return nil, fmt.Errorf("listen on %q: %w", cfg.Listen, err)
+	}
+	g := &Gateway{
+		cfg: cfg, id: id, incarnation: subjects.NewID(), ownConnection: subjects.NewID(), startedAt: time.Now().UTC(),
+		trust: token.NewTrust(cfg.TrustedIssuers), listener: listener, health: daemon.NewHealth(),
+		admission: newAdmission(cfg.MaxConnections), upgrades: newUpgrades(cfg.UpgradeRate), roster: newRoster(),
+	}
+	g.log = log.With().Str("gateway_id", id).Str("incarnation", g.incarnation).Logger()
+	g.metrics = newMetrics(func() float64 { return float64(g.admission.count()) })
+	g.view = newView(g.log)
+	g.hub = newHub(g.view, g.log, g.metrics, cfg.SendQueue)
+	return g, nil
+}
+
+// Addr is where the gateway listens.
+func (g *Gateway) Addr() string { return g.listener.Addr().String() }
+
+// Run serves until ctx ends, then stops cleanly: it drains its sockets, stores
+// what there is to store and takes its row away. It returns nil then, or why
+// the gateway cannot go on.
+func (g *Gateway) Run(ctx context.Context) error {
+	g.health.Set("started", errors.New("starting"))
+	web := newTasks(ctx)
+	web.run("serve HTTP", func(ctx context.Context) error {
+		return daemon.Serve(ctx, g.listener, g.routes(ctx), g.log)
+	})
+	err := g.serve(ctx, web)
+	web.stop()
+	// With that the sockets' life is over too; what still runs is on its way out.
+	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), writeTimeout)
+	defer cancel()
+	g.roster.wait(last)
+	return errors.Join(err, web.err())
+}
+
+// serve is Run without HTTP, which outlives everything else.
+func (g *Gateway) serve(ctx context.Context, web *tasks) error {
+	conn, err := bus.Connect(ctx, bus.Options{
+		URL: g.cfg.NATSURL, Name: "rollcall gateway " + g.id, CredsFile: g.cfg.NATSCreds, Log: g.log,
+	})
+	if err != nil {
+		return unlessEnded(ctx, fmt.Errorf("connect: %w", err))
+	}
+	defer g.disconnect(conn) // under a context of its own
+	g.conn = conn
+	g.publisher = &publisher{conn: conn, metrics: g.metrics, timeout: g.cfg.PublishTimeout}
+	background, keeper := newTasks(ctx), newTasks(ctx)
+	defer background.stop()
+	defer keeper.stop()
+	if err := g.start(ctx, background, keeper); err != nil {
+		g.retreat(context.WithoutCancel(ctx), keeper, err)
+		return unlessEnded(ctx, err)
+	}
+	g.log.Info().Str("listen", g.Addr()).Msg("serving")
+	select {
+	case <-ctx.Done():
+	case <-background.failed:
+	case <-keeper.failed:
+	case <-web.failed:
+	}
+	g.stop(context.WithoutCancel(ctx), keeper)
+	background.stop()
+	return errors.Join(background.err(), keeper.err())
+}
+
+// start creates what is missing, takes the row, fills the view, and opens the
+// door. The row is there before the first socket: a connection whose gateway
+// has no row would be closed as lost.
+func (g *Gateway) start(ctx context.Context, background, keeper *tasks) error {
+	if err := g.ensure(ctx); err != nil {
+		return err
+	}
+	gateways, err := g.conn.Bucket(ctx, subjects.BucketGateways)
+	if err != nil {
+		return fmt.Errorf("open bucket: %w", err)
+	}
+	presence, err := g.conn.Bucket(ctx, subjects.BucketPresence)
+	if err != nil {
+		return fmt.Errorf("open bucket: %w", err)
+	}
+	host, _ := os.Hostname() // informational
+	g.claim = &claim{kv: gateways, log: g.log, ttl: g.cfg.TTL, count: g.admission.count, row: subjects.GatewayRow{
+		InstanceID: g.id, Incarnation: g.incarnation, Host: host, Version: Version, StartedAt: g.startedAt,
+	}}
+	if err := g.claim.take(ctx); err != nil {
+		return err
+	}
+	keeper.run("keep gateway row", func(ctx context.Context) error {
+		return g.claim.keep(ctx, g.cfg.Heartbeat, g.renewed)
+	})
+	if err := g.follow(ctx, background, presence, gateways); err != nil {
+		return err
+	}
+	if err := g.announceSelf(ctx, "opened", subjects.ConnectionOpened{
+		ConnectionID: g.ownConnection, InstanceID: g.id, GatewayID: g.id, Incarnation: g.incarnation,
+		Role: subjects.RoleGateway, IP: listenIP(g.listener), Host: host, Version: Version, Mode: "backend",
+	}); err != nil {
+		return err
+	}
+	g.roster.admit(true)
+	g.health.Set("started", nil)
+	return nil
+}
+
+// retreat takes the row away again after a start that did not succeed.
+func (g *Gateway) retreat(ctx context.Context, keeper *tasks, cause error) {
+	keeper.stop()
+	if g.claim == nil || g.claim.lastSaved().IsZero() || errors.Is(cause, ErrSuperseded) || keeper.err() != nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, closeGrace)
+	defer cancel()
+	if err := g.claim.release(ctx); err != nil {
+		g.log.Warn().Err(err).Msg("row left to lapse")
+	}
+}
+
+// ensure creates the streams and buckets that are missing.
+func (g *Gateway) ensure(ctx context.Context) error {
+	for _, s := range subjects.Streams(g.cfg.EventsMaxAge) {
+		if err := g.conn.EnsureStream(ctx, bus.Stream(s), g.cfg.Replicas); err != nil {
+			return fmt.Errorf("prepare JetStream: %w", err)
+		}
+	}
+	for _, b := range subjects.Buckets() {
+		if err := g.conn.EnsureBucket(ctx, bus.Bucket(b), g.cfg.Replicas); err != nil {
+			return fmt.Errorf("prepare JetStream: %w", err)
+		}
+	}
+	return nil
+}
+
+// follow starts the view and the hub, and returns when the view is complete.
+// The hub begins at the stream's end as it is before the view is read, so that
+// no event falls between the two.
+func (g *Gateway) follow(ctx context.Context, background *tasks, presence, gateways *bus.KV) error {
+	events, err := g.conn.JS().Stream(ctx, subjects.StreamEvents)
+	if err != nil {
+		return fmt.Errorf("read stream %s: %w", subjects.StreamEvents, err)
+	}
+	last := events.CachedInfo().State.LastSeq
+	g.hub.start(last)
+	background.run("follow "+subjects.BucketPresence, func(ctx context.Context) error {
+		return presence.Watch(ctx, ">", g.view.applyPresence)
+	})
+	background.run("follow "+subjects.BucketGateways, func(ctx context.Context) error {
+		return gateways.Watch(ctx, ">", g.view.applyGateways)
+	})
+	for _, done := range []<-chan struct{}{g.view.presenceSynced.c, g.view.gatewaysSynced.c} {
+		select {
+		case <-done:
+		case <-background.failed:
+			return background.err()
+		case <-ctx.Done():
+			return ctx.Err() // the caller knows
+		}
+	}
+	background.run("read "+subjects.StreamEvents, func(ctx context.Context) error {
+		return g.conn.Read(ctx, subjects.StreamEvents, []string{subjects.AllPresence}, last+1, g.hub.fanOut)
+	})
+	return nil
+}
+
+// announceSelf stores an event about the gateway's own connection.
+func (g *Gateway) announceSelf(ctx context.Context, name string, payload any) error {
+	r, err := newRecord(subjects.SystemTenant, "", g.id, name, time.Now(), payload)
+	if err != nil {
+		return err
+	}
+	return g.publisher.insist(ctx, r)
+}
+
+// renewed follows each renewal of the row.
+func (g *Gateway) renewed(lapsed bool) {
+	g.view.sweep(time.Now())
+	if lapsed {
+		g.log.Warn().Msg("the gateway row had lapsed; connections that presence closed meanwhile are cut")
+	}
+	g.cutDropped()
+}
+
+// cutDropped closes sockets whose connection presence has closed behind our
+// back, because this gateway's row was gone for too long: their peers would
+// read as offline for as long as they stay. They come back as new connections.
+func (g *Gateway) cutDropped() {
+	for _, s := range g.roster.list() {
+		if opened := s.opened.Load(); opened != nil && g.view.dropped(opened) {
+			s.stop(unavailableEnding(subjects.ClosedGatewayLost))
+		}
+	}
+}
+
+func (g *Gateway) disconnect(conn *bus.Conn) {
+	ctx, cancel := context.WithTimeout(context.Background(), closeGrace)
+	defer cancel()
+	if err := conn.Close(ctx); err != nil {
+		g.log.Warn().Err(err).Msg("NATS connection not drained")
+	}
+}
+
+// listenIP is the address the gateway is listening on, as an address.
+func listenIP(l net.Listener) string {
+	if addr, ok := l.Addr().(*net.TCPAddr); ok && !addr.IP.IsUnspecified() {
+		return addr.IP.String()
+	}
+	return "127.0.0.1"
+}
+
+// unlessEnded drops a failure that is only the end of ctx: the process was
+// asked to stop before it was up.
+func unlessEnded(ctx context.Context, err error) error {
+	if ctx.Err() == nil {
+		return err
+	}
+	return nil
+}

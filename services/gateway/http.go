@@ -1,0 +1,251 @@
+package gateway
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/coder/websocket"
+	"golang.org/x/time/rate"
+
+	"rollcall/services/gateway/internal/machine"
+	"rollcall/services/gateway/internal/token"
+	"rollcall/subjects"
+)
+
+// The native dialect as it appears in Sec-WebSocket-Protocol.
+const (
+	subprotocol = "rollcall.v1"
+	tokenEntry  = "rollcall.auth." //nolint:gosec // a prefix, no credential
+)
+
+// routes serves everything HTTP. Sockets live until life ends.
+func (g *Gateway) routes(life context.Context) http.Handler {
+	mux := g.health.Handler(g.metrics.registry)
+	mux.HandleFunc("/ws", func(w http.ResponseWriter, r *http.Request) { g.upgrade(life, w, r) })
+	mux.HandleFunc("GET /presence", g.getPresence)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/readyz" {
+			g.checkHealth()
+		}
+		mux.ServeHTTP(w, r)
+	})
+}
+
+// checkHealth states what readiness depends on, at the moment it is asked for.
+func (g *Gateway) checkHealth() {
+	if !g.roster.isOpen() {
+		return // "started" or "draining" says it
+	}
+	var nats, synced error
+	if !g.conn.Connected() {
+		nats = errors.New("not connected")
+	}
+	if !g.view.presenceSynced.is() || !g.view.gatewaysSynced.is() {
+		synced = errors.New("the copy of presence is incomplete")
+	}
+	g.health.Set("nats", nats)
+	g.health.Set("view", synced)
+	g.health.Set("row", g.claim.fresh(time.Now()))
+}
+
+// upgrade turns a request into a socket. What is wrong with the token is told
+// by a close code, so that browsers, which hide HTTP answers, can read it.
+func (g *Gateway) upgrade(life context.Context, w http.ResponseWriter, r *http.Request) {
+	addr := remoteAddr(r)
+	if !g.upgrades.allow(addr, time.Now()) {
+		w.Header().Set("Retry-After", "1")
+		http.Error(w, "too many connections from this address", http.StatusTooManyRequests)
+		return
+	}
+	if !g.roster.isOpen() {
+		w.Header().Set("Retry-After", "1")
+		http.Error(w, "the gateway is not taking connections", http.StatusServiceUnavailable)
+		return
+	}
+	offered := offeredProtocols(r)
+	if !slices.Contains(offered, subprotocol) {
+		http.Error(w, "offer the WebSocket subprotocol "+subprotocol, http.StatusBadRequest)
+		return
+	}
+	conn, err := websocket.Accept(w, r, &websocket.AcceptOptions{
+		Subprotocols:       []string{subprotocol},
+		InsecureSkipVerify: true, // no cookie is ever accepted, so the origin grants nothing
+		CompressionMode:    websocket.CompressionDisabled,
+	})
+	if err != nil {
+		g.log.Debug().Err(err).Str("ip", addr.String()).Msg("upgrade refused")
+		return
+	}
+	text := token.Find(r.Header.Get("Authorization"), offered, tokenEntry)
+	g.newSocket(conn, addr, text).enter(life)
+}
+
+// newSocket makes a socket; one whose token is refused only has to be closed.
+func (g *Gateway) newSocket(conn *websocket.Conn, addr netip.Addr, text string) *socket {
+	conn.SetReadLimit(int64(g.cfg.MaxFrame))
+	s := &socket{
+		gateway: g, conn: conn, ip: addr.String(), out: newQueue(g.cfg.SendQueue, g.cfg.SendBytes),
+		log:      g.log.With().Str("ip", addr.String()).Logger(),
+		requests: rate.NewLimiter(rate.Limit(g.cfg.RequestRate), g.cfg.RequestBurst),
+		beacons:  rate.NewLimiter(rate.Limit(g.cfg.BeaconRate), g.cfg.BeaconRate),
+	}
+	verified, err := g.trust.Verify(text, time.Now())
+	if err != nil {
+		s.log.Info().Str("refusal", err.Error()).Msg("socket refused")
+		s.stop(ending{code: machine.CodeUnauthorized, text: "unauthorized", reason: subjects.ClosedProtocolError})
+		return s
+	}
+	s.token = verified
+	s.handshake = machine.State{Peer: machine.Peer{Role: verified.Role, Key: verified.Key, Bearer: verified.Bearer}}
+	return s
+}
+
+// enter runs a socket if the door is still open.
+func (s *socket) enter(life context.Context) {
+	if !s.gateway.roster.add(s) {
+		_ = s.conn.Close(machine.CodeGoingAway, "draining") // the peer may be gone
+		return
+	}
+	defer s.gateway.roster.remove(s)
+	s.deadline = time.AfterFunc(s.gateway.cfg.HandshakeTimeout, s.timeOut)
+	s.run(life)
+}
+
+// offeredProtocols lists the subprotocols a client offers.
+func offeredProtocols(r *http.Request) []string {
+	var out []string
+	for _, header := range r.Header.Values("Sec-WebSocket-Protocol") {
+		for entry := range strings.SplitSeq(header, ",") {
+			out = append(out, strings.TrimSpace(entry))
+		}
+	}
+	return out
+}
+
+// remoteAddr is the peer's address as the gateway sees it.
+func remoteAddr(r *http.Request) netip.Addr {
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		return netip.IPv6Unspecified()
+	}
+	addr, err := netip.ParseAddr(host)
+	if err != nil {
+		return netip.IPv6Unspecified()
+	}
+	return addr.Unmap().WithZone("")
+}
+
+// presencePage is the body of GET /presence.
+type presencePage struct {
+	Status      string    `json:"status"`
+	GeneratedAt time.Time `json:"generated_at"`
+	listResult
+}
+
+func (g *Gateway) getPresence(w http.ResponseWriter, r *http.Request) {
+	if !g.roster.isOpen() {
+		writeProblem(w, http.StatusServiceUnavailable, unavailable())
+		return
+	}
+	bearer, err := g.trust.Verify(token.Find(r.Header.Get("Authorization"), nil, tokenEntry), time.Now())
+	if err != nil {
+		g.log.Info().Str("refusal", err.Error()).Str("ip", remoteAddr(r).String()).Msg("request refused")
+		w.Header().Set("WWW-Authenticate", "Bearer")
+		writeProblem(w, http.StatusUnauthorized, &subjects.Problem{Code: subjects.CodeUnauthorized, Message: "a valid access token is required"})
+		return
+	}
+	if !bearer.Scopes.Has(token.ScopePresenceRead) {
+		writeProblem(w, http.StatusForbidden, forbidden())
+		return
+	}
+	q, err := parseListQuery(r.URL.RawQuery)
+	if err != nil {
+		var problem *subjects.Problem
+		if !errors.As(err, &problem) {
+			problem = subjects.Invalid("", err.Error())
+		}
+		writeProblem(w, http.StatusBadRequest, problem)
+		return
+	}
+	writeJSON(w, http.StatusOK, "application/json", presencePage{
+		Status: "ok", GeneratedAt: time.Now().UTC(), listResult: g.list(bearer.Tenant, q),
+	})
+}
+
+// parseListQuery reads the query string as strictly as a request's payload.
+func parseListQuery(raw string) (listQuery, error) {
+	values, err := url.ParseQuery(raw)
+	if err != nil {
+		return listQuery{}, subjects.Invalid("", "must be a well-formed query")
+	}
+	var p listPayload
+	fields := map[string]*string{
+		"kind": &p.Kind, "status": &p.Status, "role": &p.Role, "prefix": &p.Prefix, "after": &p.After,
+	}
+	for name, given := range values {
+		field, known := fields[name]
+		switch {
+		case len(given) > 1:
+			return listQuery{}, subjects.Invalid(clip(name), "must not come twice")
+		case known:
+			*field = given[0]
+		case name == "limit":
+			limit, err := strconv.Atoi(given[0])
+			if err != nil {
+				return listQuery{}, subjects.Invalid("limit", "must be a whole number")
+			}
+			p.Limit = &limit
+		default:
+			return listQuery{}, subjects.Invalid(clip(name), "is not a known parameter")
+		}
+	}
+	return newListQuery(p)
+}
+
+// clip shortens a peer's text before it is quoted.
+func clip(s string) string {
+	const longest = 64
+	if len(s) <= longest {
+		return s
+	}
+	return strings.ToValidUTF8(s[:longest], "") + "…"
+}
+
+// httpProblem is an RFC 9457 problem.
+type httpProblem struct {
+	Type    string         `json:"type"`
+	Title   string         `json:"title"`
+	Status  int            `json:"status"`
+	Detail  string         `json:"detail"`
+	Code    string         `json:"code"`
+	Details map[string]any `json:"details,omitempty"`
+}
+
+func writeProblem(w http.ResponseWriter, status int, p *subjects.Problem) {
+	writeJSON(w, status, "application/problem+json", httpProblem{
+		Type: "about:blank", Title: http.StatusText(status), Status: status,
+		Detail: p.Message, Code: p.Code, Details: p.Details,
+	})
+}
+
+func writeJSON(w http.ResponseWriter, status int, contentType string, body any) {
+	data, err := json.Marshal(body)
+	if err != nil {
+		http.Error(w, fmt.Sprintf("encode answer: %v", err), http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", contentType)
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(status)
+	_, _ = w.Write(data) // the peer may have gone
+}

@@ -1,0 +1,180 @@
+package gateway
+
+import "rollcall/subjects"
+
+// Kinds of a listing.
+const (
+	kindAgents    = "agents"
+	kindInstances = "instances"
+)
+
+const (
+	defaultLimit = 200
+	maxLimit     = 1000
+	// maxCursor bounds `prefix` and `after`: no id is longer.
+	maxCursor = 128
+)
+
+// listQuery is a checked question for a page of agents or instances.
+type listQuery struct {
+	kind, status, role, prefix, after string
+	limit                             int
+	// onlyAgent and onlyInstance cut the listing down to the asking peer.
+	onlyAgent, onlyInstance string
+}
+
+// listResult is a page.
+type listResult struct {
+	Items []any `json:"items"`
+	// Total counts what matches, on all pages.
+	Total int `json:"total"`
+	// Next is the `after` of the next page, absent on the last.
+	Next   string `json:"next,omitempty"`
+	Cursor string `json:"cursor"`
+}
+
+func newListQuery(p listPayload) (listQuery, error) {
+	q := listQuery{kind: p.Kind, status: p.Status, role: p.Role, prefix: p.Prefix, after: p.After, limit: defaultLimit}
+	if q.kind == "" {
+		q.kind = kindAgents
+	}
+	if p.Limit != nil {
+		q.limit = *p.Limit
+	}
+	return q, q.check()
+}
+
+func (q listQuery) check() error {
+	switch {
+	case q.kind != kindAgents && q.kind != kindInstances:
+		return subjects.Invalid("kind", "must be agents or instances")
+	case q.limit < 1 || q.limit > maxLimit:
+		return subjects.Invalid("limit", "must be 1 to 1000")
+	case len(q.prefix) > maxCursor:
+		return subjects.Invalid("prefix", "must be at most 128 bytes")
+	case len(q.after) > maxCursor:
+		return subjects.Invalid("after", "must be at most 128 bytes")
+	case q.status != "" && q.kind != kindAgents:
+		return subjects.Invalid("status", "must be left out when kind is instances")
+	case q.role != "" && q.kind != kindInstances:
+		return subjects.Invalid("role", "must be left out unless kind is instances")
+	}
+	switch subjects.Status(q.status) {
+	case "", subjects.StatusOnline, subjects.StatusWorking, subjects.StatusOffline:
+	default:
+		return subjects.Invalid("status", "must be online, working or offline")
+	}
+	switch q.role {
+	case "", subjects.RoleClient, subjects.RoleNode, subjects.RoleGateway:
+		return nil
+	default:
+		return subjects.Invalid("role", "must be client, node or gateway")
+	}
+}
+
+// list answers a query for a tenant. The cursor is read first: whatever it
+// covers is in the view that is read after.
+func (g *Gateway) list(tenant string, q listQuery) listResult {
+	cursor := g.hub.cursor()
+	page := g.view.list(tenant, q)
+	page.Cursor = cursor
+	return page
+}
+
+// list takes a page from the view.
+func (v *view) list(tenant string, q listQuery) listResult {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	t := v.tenant(tenant)
+	p := pager{limit: q.limit}
+	if q.kind == kindAgents {
+		pageAgents(&p, t, q)
+	} else {
+		v.pageInstances(&p, t, q)
+	}
+	return p.result()
+}
+
+func pageAgents(p *pager, t *tenantView, q listQuery) {
+	match := func(id string) bool {
+		entry, _ := t.agents.get(id)
+		return (q.status == "" || string(entry.row.Status) == q.status) && (q.onlyAgent == "" || id == q.onlyAgent)
+	}
+	p.add(t.agents.sorted(), q.prefix, q.after, match, func(id string) any {
+		entry, _ := t.agents.get(id)
+		return entry.row
+	})
+}
+
+// pageInstances lists the gateways first, then the tenant's instances.
+func (v *view) pageInstances(p *pager, t *tenantView, q listQuery) {
+	gatewaysAfter, instancesAfter := q.after, q.after
+	_, isGateway := v.gateways.get(q.after)
+	if isGateway || v.gateways.left(q.after) {
+		instancesAfter = ""
+	} else if q.after != "" {
+		gatewaysAfter = lastID
+	}
+	gateway := func(string) bool { return (q.role == "" || q.role == subjects.RoleGateway) && q.onlyInstance == "" }
+	p.add(v.gateways.sorted(), q.prefix, gatewaysAfter, gateway, func(id string) any {
+		entry, _ := v.gateways.get(id)
+		return entry.instance()
+	})
+	instance := func(id string) bool {
+		row, _ := t.instances.get(id)
+		return (q.role == "" || row.Role == q.role) && (q.onlyInstance == "" || id == q.onlyInstance)
+	}
+	p.add(t.instances.sorted(), q.prefix, instancesAfter, instance, func(id string) any {
+		row, _ := t.instances.get(id)
+		return row
+	})
+}
+
+// lastID comes after every id.
+const lastID = "\xff"
+
+// instance shows a gateway to tenants: not where it is.
+func (e gatewayEntry) instance() subjects.InstanceRow {
+	return subjects.InstanceRow{
+		InstanceID: e.row.InstanceID, Role: subjects.RoleGateway, Version: e.row.Version, Mode: "backend",
+		ConnectedAt: e.row.StartedAt, LastSeenAt: e.seen.UTC(), Reason: subjects.InstanceSelf,
+	}
+}
+
+// pager fills a page from one ordered list of ids after another.
+type pager struct {
+	limit int
+	items []any
+	total int
+	last  string
+	more  bool
+}
+
+// add counts all ids that start with prefix and match, and takes those behind
+// after as long as there is room.
+func (p *pager) add(ids []string, prefix, after string, match func(string) bool, item func(string) any) {
+	for _, id := range span(ids, prefix) {
+		if !match(id) {
+			continue
+		}
+		p.total++
+		switch {
+		case after != "" && id <= after:
+		case len(p.items) == p.limit:
+			p.more = true
+		default:
+			p.items, p.last = append(p.items, item(id)), id
+		}
+	}
+}
+
+func (p *pager) result() listResult {
+	out := listResult{Items: p.items, Total: p.total}
+	if out.Items == nil {
+		out.Items = []any{}
+	}
+	if p.more {
+		out.Next = p.last
+	}
+	return out
+}

@@ -1,0 +1,95 @@
+package gateway
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"rollcall/shared/bus"
+	"rollcall/subjects"
+)
+
+// publisher stores connection events.
+type publisher struct {
+	conn    *bus.Conn
+	metrics *metrics
+	timeout time.Duration
+}
+
+// record is an event with the subject it is stored under.
+type record struct {
+	subject string
+	event   subjects.Event
+}
+
+// newRecord builds a connection event about a peer: on its agent's subject if
+// it has an agent, else on its instance's. Name is opened, closed or beacon.
+func newRecord(tenant, agent, instance, name string, at time.Time, payload any) (record, error) {
+	subject := subjects.InstanceConnection(tenant, instance, name)
+	scope := subjects.Scope{Kind: subjects.ScopeDevice, ID: instance}
+	if agent != "" {
+		subject = subjects.AgentConnection(tenant, agent, name)
+		scope = subjects.Scope{Kind: subjects.ScopeAgent, ID: agent}
+	}
+	event, err := subjects.NewEvent(subjects.NewID(), subject.Type(), at, scope, payload)
+	if err != nil {
+		return record{}, fmt.Errorf("build event: %w", err)
+	}
+	return record{subject: subject.String(), event: event}, nil
+}
+
+// store publishes a record once, which is retried within the timeout. The
+// error Is [bus.ErrUnavailable] when nobody knows whether it is stored.
+func (p *publisher) store(ctx context.Context, r record) (bus.Ack, error) {
+	data, err := json.Marshal(r.event)
+	if err != nil {
+		return bus.Ack{}, fmt.Errorf("encode %s: %w", r.event.Type, err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, p.timeout)
+	defer cancel()
+	began := time.Now()
+	ack, err := p.conn.Publish(ctx, bus.Message{Subject: r.subject, ID: r.event.EventID, Data: data})
+	outcome := "stored"
+	if err != nil {
+		outcome = "failed"
+	}
+	p.metrics.publish.WithLabelValues(outcome).Observe(time.Since(began).Seconds())
+	if err != nil {
+		return bus.Ack{}, fmt.Errorf("store %s: %w", r.event.Type, err)
+	}
+	return ack, nil
+}
+
+// storePause is the wait between two attempts of insist.
+const storePause = 250 * time.Millisecond
+
+// insist stores a record under one id however long it takes: until it is
+// stored, refused for good, or ctx ends.
+func (p *publisher) insist(ctx context.Context, r record) error {
+	for {
+		_, err := p.store(ctx, r)
+		if err == nil {
+			return nil
+		}
+		if ctx.Err() != nil || !errors.Is(err, bus.ErrUnavailable) && !errors.Is(err, context.DeadlineExceeded) {
+			return err
+		}
+		if !pause(ctx, storePause) {
+			return err
+		}
+	}
+}
+
+// pause waits; it is false when ctx has ended.
+func pause(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	}
+}

@@ -1,0 +1,210 @@
+package gateway
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"time"
+	"unicode/utf8"
+
+	"golang.org/x/time/rate"
+
+	"rollcall/services/gateway/internal/machine"
+	"rollcall/services/gateway/internal/token"
+	"rollcall/shared/bus"
+	"rollcall/subjects"
+)
+
+// retryAfter is the hint that comes with `unavailable`.
+const retryAfter = time.Second
+
+// response is the frame of a response.
+type response struct {
+	RequestID string            `json:"request_id"`
+	Type      string            `json:"type"`
+	OK        bool              `json:"ok"`
+	Result    any               `json:"result,omitempty"`
+	Error     *subjects.Problem `json:"error,omitempty"`
+}
+
+// empty is the result of a request that has nothing to say.
+type empty struct{}
+
+// Codes of the event `error`.
+const (
+	errorInvalidJSON    = "invalid_json"
+	errorInvalidMessage = "invalid_message"
+)
+
+// frameError is the payload of the event `error`.
+type frameError struct {
+	Code    string `json:"code"`
+	Message string `json:"message"`
+}
+
+// handleFrame handles a frame of an authenticated peer.
+func (s *socket) handleFrame(ctx context.Context, data []byte) {
+	switch kindOf(data) {
+	case frameNoJSON:
+		s.badFrame(errorInvalidJSON, "the frame is not one JSON value in UTF-8")
+	case frameOther:
+		s.badFrame(errorInvalidMessage, "the frame is neither a request nor a response")
+	case frameResponse:
+		s.badFrames = 0 // nothing was asked of the peer, so nothing waits for it
+	case frameRequest:
+		s.badFrames = 0
+		s.handleRequest(ctx, data)
+	}
+}
+
+// badFrame tells the peer that it was not understood, and closes a socket that
+// says nothing else.
+func (s *socket) badFrame(code, message string) {
+	s.event("error", frameError{Code: code, Message: message})
+	if s.badFrames++; s.badFrames >= maxBadFrames {
+		s.stop(ending{code: machine.CodeBadFrame, text: "too many invalid frames", reason: subjects.ClosedProtocolError})
+	}
+}
+
+type frameKind int
+
+const (
+	frameNoJSON frameKind = iota
+	frameOther
+	frameResponse
+	frameRequest
+)
+
+// kindOf tells frames apart leniently: what names itself a request is answered
+// as one, however wrong the rest of it is.
+func kindOf(data []byte) frameKind {
+	if !utf8.Valid(data) || !json.Valid(data) {
+		return frameNoJSON
+	}
+	var f struct {
+		RequestID string          `json:"request_id"`
+		Type      string          `json:"type"`
+		OK        json.RawMessage `json:"ok"`
+	}
+	if json.Unmarshal(data, &f) != nil || f.RequestID == "" || f.Type == "" || utf8.RuneCountInString(f.RequestID) > 128 {
+		return frameOther
+	}
+	if len(f.OK) > 0 {
+		return frameResponse
+	}
+	return frameRequest
+}
+
+func (s *socket) handleRequest(ctx context.Context, data []byte) {
+	request, err := machine.DecodeRequest(data)
+	if err != nil {
+		s.answer(nameOf(data), nil, err)
+		return
+	}
+	if err := limit(s.requests); err != nil {
+		s.answer(request, nil, err)
+		return
+	}
+	if request.Type == "presence.subscribe" {
+		s.subscribe(ctx, request) // answers between its steps
+		return
+	}
+	result, err := s.serve(ctx, request)
+	s.answer(request, result, err)
+}
+
+// nameOf reads the names off a request that is otherwise refused.
+func nameOf(data []byte) machine.Request {
+	var r machine.Request
+	_ = json.Unmarshal(data, &r) // kindOf has read the same fields
+	r.Payload = nil
+	return r
+}
+
+// serve answers a request from what it asks.
+func (s *socket) serve(ctx context.Context, r machine.Request) (any, error) {
+	switch r.Type {
+	case "ping":
+		_, err := subjects.Decode[empty](r.Payload)
+		return empty{}, err
+	case "presence.beacon":
+		return s.beacon(ctx, r.Payload)
+	case "presence.list":
+		return s.list(r.Payload)
+	case "presence.unsubscribe":
+		return s.unsubscribe(r.Payload)
+	default:
+		return nil, &subjects.Problem{Code: subjects.CodeUnsupportedRequest, Message: "this gateway does not know the request"}
+	}
+}
+
+// answer queues the response to a request.
+func (s *socket) answer(r machine.Request, result any, err error) {
+	frame := response{RequestID: r.RequestID, Type: r.Type, OK: err == nil, Result: result}
+	outcome := "ok"
+	if err != nil {
+		frame.Result, frame.Error = nil, s.problem(r.Type, err)
+		outcome = frame.Error.Code
+	}
+	s.gateway.metrics.requests.WithLabelValues(knownType(r.Type), outcome).Inc()
+	s.out.reply(encodeFrame(frame))
+}
+
+// problem turns any error into what may be told.
+func (s *socket) problem(requestType string, err error) *subjects.Problem {
+	var problem *subjects.Problem
+	switch {
+	case errors.As(err, &problem):
+		return problem
+	case errors.Is(err, bus.ErrUnavailable), errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+		s.log.Warn().Err(err).Str("type", requestType).Msg("request not served")
+		return unavailable()
+	default:
+		s.log.Error().Err(err).Str("type", requestType).Msg("request failed")
+		return &subjects.Problem{Code: subjects.CodeInternalError, Message: "the gateway could not serve the request"}
+	}
+}
+
+func unavailable() *subjects.Problem {
+	return &subjects.Problem{
+		Code: subjects.CodeUnavailable, Message: "not stored, or not known to be, in time",
+		Details: map[string]any{"retry_after_ms": retryAfter.Milliseconds()},
+	}
+}
+
+// forbidden refuses who may not see others.
+func forbidden() *subjects.Problem {
+	return &subjects.Problem{
+		Code: subjects.CodeForbidden, Message: "the token lacks the scope " + token.ScopePresenceRead,
+		Details: map[string]any{"scope": token.ScopePresenceRead},
+	}
+}
+
+// limit takes a token from a limiter, or says when there will be one.
+func limit(l *rate.Limiter) error {
+	now := time.Now()
+	reserved := l.ReserveN(now, 1)
+	wait := reserved.DelayFrom(now)
+	if wait == 0 {
+		return nil
+	}
+	reserved.CancelAt(now)
+	return &subjects.Problem{
+		Code: subjects.CodeRateLimited, Message: "too many of these at once",
+		Details: map[string]any{"retry_after_ms": wait.Milliseconds() + 1},
+	}
+}
+
+// knownType keeps a peer from inventing metric labels.
+func knownType(requestType string) string {
+	switch requestType {
+	case machine.TypeInit, machine.TypeProof, "ping", "presence.beacon",
+		"presence.list", "presence.subscribe", "presence.unsubscribe":
+		return requestType
+	default:
+		return "other"
+	}
+}
+
+// presenceReader reports whether the peer may see others.
+func (s *socket) presenceReader() bool { return s.token.Scopes.Has(token.ScopePresenceRead) }

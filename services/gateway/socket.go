@@ -1,0 +1,304 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/coder/websocket"
+	"github.com/rs/zerolog"
+	"golang.org/x/time/rate"
+
+	"rollcall/services/gateway/internal/machine"
+	"rollcall/services/gateway/internal/token"
+	"rollcall/subjects"
+)
+
+// Bounds of a socket's life that nobody needs to set.
+const (
+	// closeGrace is how long a socket that is being closed may still take what
+	// waits for it.
+	closeGrace = 2 * time.Second
+	// writeTimeout bounds the write of one frame, and writeRate adds to it for
+	// large ones.
+	writeTimeout = 10 * time.Second
+	writeRate    = 128 << 10 // bytes per second
+	// maxBadFrames closes a socket that sends nothing we understand.
+	maxBadFrames = 32
+)
+
+// ending is why and how a socket closes.
+type ending struct {
+	// code and text go into the close frame; code 0 cuts the connection.
+	code int
+	text string
+	// reason goes into connection.closed.
+	reason string
+	// discard drops what still waits for the peer.
+	discard bool
+}
+
+// socket is one WebSocket. Its reader goroutine owns it: it reads a frame,
+// handles it, and reads the next. The writer sends what is queued, the pinger
+// sees whether the peer still lives, and both end with the reader.
+type socket struct {
+	gateway *Gateway
+	conn    *websocket.Conn
+	token   token.Token
+	ip      string
+	log     zerolog.Logger
+	out     *queue
+
+	// busy is above 0 while the reader handles a frame or the writer is in the
+	// middle of one: pongs go unseen, or pings unsent, and silence says nothing.
+	busy atomic.Int32
+	// opened is set once the opening is stored.
+	opened atomic.Pointer[opened]
+	// cursor is the highest stream sequence the peer was told of.
+	cursor atomic.Uint64
+
+	mu        sync.Mutex
+	handshake machine.State
+	end       *ending
+	kill      *time.Timer
+	cutOff    context.CancelFunc
+
+	// The rest belongs to the reader.
+	peer      *peer
+	deadline  *time.Timer // of the handshake
+	expiry    *time.Timer // of the token
+	sub       *subscriber
+	requests  *rate.Limiter
+	beacons   *rate.Limiter
+	badFrames int
+}
+
+// opened names a connection for goroutines other than the reader.
+type opened struct {
+	tenant, agent, connection string
+	// seq is where the opening is stored.
+	seq uint64
+}
+
+// peer is an authenticated peer's connection.
+type peer struct {
+	connectionID string
+	init         machine.Init
+	connectedAt  time.Time
+	// entry is the instance row as this connection's last beacon left it.
+	entry subjects.InstanceRow
+}
+
+// run serves the socket until it is closed and its closing is stored.
+func (s *socket) run(life context.Context) {
+	ctx, cutOff := context.WithCancel(life)
+	defer cutOff()
+	s.mu.Lock()
+	s.cutOff = cutOff
+	if s.end != nil {
+		s.kill = time.AfterFunc(closeGrace, cutOff)
+	}
+	s.mu.Unlock()
+
+	var writer, pinger sync.WaitGroup
+	writer.Go(func() { s.write(ctx) })
+	reading, doneReading := context.WithCancel(ctx)
+	err := s.read(ctx, func() { pinger.Go(func() { s.ping(reading) }) })
+	doneReading()
+	pinger.Wait() // its verdict counts, if it has one
+	s.stop(readEnding(err))
+	writer.Wait()
+	s.finish(life)
+}
+
+// read handles frames until the connection is closed, and returns why. Opened
+// is called once the peer is authenticated.
+func (s *socket) read(ctx context.Context, opened func()) error {
+	for {
+		_, data, err := s.conn.Read(ctx)
+		if err != nil {
+			return err // classified by readEnding
+		}
+		if s.stopping() {
+			continue // only the peer's close is of interest now
+		}
+		s.busy.Add(1)
+		if s.peer == nil {
+			s.handleHandshake(ctx, data)
+			if s.peer != nil {
+				opened()
+			}
+		} else {
+			s.handleFrame(ctx, data)
+		}
+		s.busy.Add(-1)
+	}
+}
+
+// readEnding tells why the connection ended when nobody on our side ended it.
+func readEnding(err error) ending {
+	var network *net.OpError
+	code := websocket.CloseStatus(err)
+	switch {
+	case code != -1:
+		return ending{reason: subjects.ClosedByClient, code: int(code), discard: true}
+	case errors.Is(err, websocket.ErrMessageTooBig):
+		return ending{code: machine.CodeTooBig, text: "frame too large", reason: subjects.ClosedProtocolError, discard: true}
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, net.ErrClosed),
+		errors.Is(err, context.Canceled), errors.As(err, &network):
+		return ending{reason: subjects.ClosedByClient, discard: true}
+	default:
+		return ending{code: int(websocket.StatusProtocolError), text: "protocol error", reason: subjects.ClosedProtocolError, discard: true}
+	}
+}
+
+// stop begins the socket's end; the first one counts. It never blocks.
+func (s *socket) stop(e ending) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.end != nil {
+		return
+	}
+	s.end = &e
+	s.out.close(e.discard)
+	if s.cutOff != nil {
+		s.kill = time.AfterFunc(closeGrace, s.cutOff)
+	}
+}
+
+func (s *socket) stopping() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.end != nil
+}
+
+// write sends what is queued until the queue is closed, then closes the
+// connection as the ending says.
+func (s *socket) write(ctx context.Context) {
+	for {
+		frame, ok := s.out.next()
+		if !ok {
+			break
+		}
+		if !s.send(ctx, frame) {
+			break
+		}
+	}
+	s.mu.Lock()
+	end := s.end
+	s.mu.Unlock()
+	if end == nil || end.code == 0 {
+		_ = s.conn.CloseNow() // it is closed in any case
+		return
+	}
+	_ = s.conn.Close(websocket.StatusCode(end.code), end.text) // the peer may be gone
+}
+
+// send writes one frame. A peer that does not take it in time is a slow one.
+func (s *socket) send(ctx context.Context, frame []byte) bool {
+	timeout := writeTimeout + time.Duration(len(frame)/writeRate)*time.Second
+	bounded, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	s.busy.Add(1)
+	defer s.busy.Add(-1)
+	err := s.conn.Write(bounded, websocket.MessageText, frame)
+	if err == nil {
+		s.gateway.metrics.frames.Inc()
+		return true
+	}
+	if errors.Is(bounded.Err(), context.DeadlineExceeded) {
+		s.slow()
+	}
+	s.stop(ending{reason: subjects.ClosedByClient, discard: true})
+	return false
+}
+
+// slow closes a socket that does not keep up with its events.
+func (s *socket) slow() {
+	s.stop(ending{code: machine.CodeSlow, text: "slow consumer", reason: subjects.ClosedSlowConsumer, discard: true})
+}
+
+// ping asks the peer for signs of life, and cuts the connection of one that
+// owes too many. There is no close frame: nobody is there to read it.
+func (s *socket) ping(ctx context.Context) {
+	every := s.gateway.cfg.Ping
+	for missed := 0; missed < s.gateway.cfg.MissedPings; {
+		if missed == 0 && !pause(ctx, every) {
+			return
+		}
+		switch err := s.pingOnce(ctx, every); {
+		case err == nil, s.busy.Load() > 0:
+			missed = 0
+		case errors.Is(err, context.DeadlineExceeded):
+			missed++
+		default:
+			return // the connection is gone, as the reader will see
+		}
+	}
+	s.stop(ending{reason: subjects.ClosedHeartbeatTimeout, discard: true})
+	s.cut()
+}
+
+func (s *socket) pingOnce(ctx context.Context, timeout time.Duration) error {
+	bounded, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	return s.conn.Ping(bounded) // only its kind matters
+}
+
+// cut ends reading and writing at once.
+func (s *socket) cut() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.cutOff()
+}
+
+// finish stores the closing, if an opening was attempted, and gives the
+// socket's place back.
+func (s *socket) finish(life context.Context) {
+	s.mu.Lock()
+	end := *s.end
+	if s.kill != nil {
+		s.kill.Stop()
+	}
+	s.mu.Unlock()
+	if s.sub != nil {
+		s.gateway.hub.leave(s.sub)
+	}
+	for _, timer := range []*time.Timer{s.deadline, s.expiry} {
+		if timer != nil {
+			timer.Stop()
+		}
+	}
+	if end.reason == subjects.ClosedSlowConsumer {
+		s.gateway.metrics.slow.Inc()
+	}
+	if s.peer == nil {
+		s.gateway.metrics.handshakes.WithLabelValues(outcome(end)).Inc()
+		return
+	}
+	s.gateway.metrics.closes.WithLabelValues(end.reason).Inc()
+	s.storeClosed(life, end)
+	s.gateway.admission.give(s.token.Tenant)
+}
+
+// event queues an event of our own for this peer alone, if it is connected. It
+// has no place in the stream, so its cursor is the last one the peer was told.
+func (s *socket) event(eventType string, payload any) {
+	opened := s.opened.Load()
+	if opened == nil {
+		return
+	}
+	scope := subjects.Scope{Kind: subjects.ScopeSession, ID: opened.connection}
+	event, err := subjects.NewEvent(subjects.NewID(), eventType, time.Now(), scope, payload)
+	if err != nil {
+		s.gateway.log.Error().Err(err).Str("type", eventType).Msg("event not sent")
+		return
+	}
+	if !s.out.offer(encodeFrame(framedEvent{Event: event, Cursor: formatCursor(s.cursor.Load())})) {
+		s.slow()
+	}
+}

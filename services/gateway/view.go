@@ -1,0 +1,261 @@
+package gateway
+
+import (
+	"encoding/json"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"rollcall/shared/bus"
+	"rollcall/subjects"
+)
+
+// view is this process's copy of PRESENCE and GATEWAYS, kept by following both
+// buckets. Listings and snapshots are answered from it, so that neither asks
+// JetStream anything.
+//
+// A snapshot must not be older than the events a peer has missed because they
+// were fanned out before it subscribed. The view therefore keeps, per agent,
+// the row revision that an event announced while the row itself had not
+// arrived yet; whoever cuts a snapshot waits for those.
+//
+// NB: comparing an agent's own row revision, not the bucket's, is what makes
+// this exact: a row that is written twice in a row may never be delivered in
+// its first version, while later revisions of other rows are.
+type view struct {
+	log zerolog.Logger
+
+	mu       sync.RWMutex
+	tenants  map[string]*tenantView
+	gateways *table[gatewayEntry]
+	revision uint64 // of PRESENCE, the last one applied
+	ahead    int    // agents of all tenants that are ahead of their rows
+	changed  chan struct{}
+
+	presenceSynced, gatewaysSynced synced
+}
+
+// tenantView is one tenant's part of PRESENCE.
+type tenantView struct {
+	agents    *table[*agentEntry]
+	instances *table[subjects.InstanceRow]
+	// ahead holds announced revisions of agent rows that have not arrived.
+	ahead map[string]announcement
+}
+
+// announcement is a row's revision that an event named, and when.
+type announcement struct {
+	revision uint64
+	at       time.Time
+}
+
+// agentEntry is an agent's row with the revision it has in the bucket. It is
+// never changed, only replaced.
+type agentEntry struct {
+	row      subjects.AgentRow
+	revision uint64
+	applied  uint64 // the row's applied_seq, which peers do not see
+}
+
+// gatewayEntry is a gateway's row with the time of its last renewal.
+type gatewayEntry struct {
+	row  subjects.GatewayRow
+	seen time.Time
+}
+
+// synced closes once.
+type synced struct {
+	once sync.Once
+	c    chan struct{}
+}
+
+func (s *synced) done() { s.once.Do(func() { close(s.c) }) }
+
+func (s *synced) is() bool {
+	select {
+	case <-s.c:
+		return true
+	default:
+		return false
+	}
+}
+
+func newView(log zerolog.Logger) *view {
+	return &view{
+		log: log, tenants: map[string]*tenantView{}, gateways: newTable[gatewayEntry](),
+		changed:        make(chan struct{}),
+		presenceSynced: synced{c: make(chan struct{})},
+		gatewaysSynced: synced{c: make(chan struct{})},
+	}
+}
+
+// applyPresence takes one update of PRESENCE.
+func (v *view) applyPresence(u bus.Update) {
+	if u.Synced {
+		v.presenceSynced.done()
+		return
+	}
+	if u.Key == subjects.PresenceReaderKey {
+		return // presence's own bookkeeping
+	}
+	key, err := subjects.ParsePresenceKey(u.Key)
+	if err != nil {
+		v.log.Warn().Err(err).Str("key", u.Key).Msg("row under a foreign key passed over")
+		return
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	t := v.tenant(key.Tenant)
+	if key.Agent != "" {
+		v.applyAgent(t, key.Agent, u)
+	} else {
+		applyRow(v.log, t.instances, key.Instance, u, func(row subjects.InstanceRow) subjects.InstanceRow { return row.Public() })
+	}
+	v.revision = max(v.revision, u.Revision)
+	v.wake()
+}
+
+func (v *view) applyAgent(t *tenantView, agent string, u bus.Update) {
+	applyRow(v.log, t.agents, agent, u, func(row subjects.AgentRow) *agentEntry {
+		return &agentEntry{row: row.Public(), revision: u.Revision, applied: row.AppliedSeq}
+	})
+	if announced, ok := t.ahead[agent]; ok && announced.revision <= u.Revision {
+		delete(t.ahead, agent)
+		v.ahead--
+	}
+}
+
+// applyRow puts a row into a table, or removes it.
+func applyRow[R, E any](log zerolog.Logger, t *table[E], id string, u bus.Update, entry func(R) E) {
+	if u.Op != bus.Put {
+		t.remove(id)
+		return
+	}
+	var row R
+	if err := json.Unmarshal(u.Value, &row); err != nil {
+		log.Warn().Err(err).Str("key", u.Key).Uint64("revision", u.Revision).Msg("unreadable row shown as absent")
+		t.remove(id)
+		return
+	}
+	t.put(id, entry(row))
+}
+
+// applyGateways takes one update of GATEWAYS.
+func (v *view) applyGateways(u bus.Update) {
+	if u.Synced {
+		v.gatewaysSynced.done()
+		return
+	}
+	id, err := subjects.ParseGatewayKey(u.Key)
+	if err != nil {
+		v.log.Warn().Err(err).Str("key", u.Key).Msg("row under a foreign key passed over")
+		return
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	applyRow(v.log, v.gateways, id, u, func(row subjects.GatewayRow) gatewayEntry {
+		return gatewayEntry{row: row, seen: u.Time}
+	})
+}
+
+// tenant returns a tenant's part, made when it is first needed.
+func (v *view) tenant(name string) *tenantView {
+	t := v.tenants[name]
+	if t == nil {
+		t = &tenantView{
+			agents: newTable[*agentEntry](), instances: newTable[subjects.InstanceRow](),
+			ahead: map[string]announcement{},
+		}
+		v.tenants[name] = t
+	}
+	return t
+}
+
+// behind reports whether the copy of an agent's row is older than revision. A
+// row the view has let go of counts by the bucket's revision instead.
+func (v *view) behind(t *tenantView, agent string, revision uint64) bool {
+	if entry, ok := t.agents.get(agent); ok {
+		return entry.revision < revision
+	}
+	if t.agents.left(agent) {
+		return v.revision < revision
+	}
+	return true
+}
+
+// wake releases who waits for a change.
+func (v *view) wake() {
+	close(v.changed)
+	v.changed = make(chan struct{})
+}
+
+// announce notes that an event announced a revision of an agent's row.
+func (v *view) announce(tenant, agent string, revision uint64, now time.Time) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	t := v.tenant(tenant)
+	if !v.behind(t, agent, revision) {
+		return
+	}
+	before, ok := t.ahead[agent]
+	if !ok {
+		v.ahead++
+	}
+	t.ahead[agent] = announcement{revision: max(before.revision, revision), at: now}
+}
+
+// forgetAfter is when an announcement is given up whose row never came.
+const forgetAfter = time.Minute
+
+// sweep forgets old announcements that the bucket's revision has passed: their
+// rows came and went while the view did not look, or could not remember. It
+// also gives up those that nothing has confirmed for a long time.
+func (v *view) sweep(now time.Time) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.ahead == 0 {
+		return
+	}
+	for _, t := range v.tenants {
+		for agent, a := range t.ahead {
+			age := now.Sub(a.at)
+			if age > forgetAfter || age > snapshotWait && a.revision <= v.revision {
+				delete(t.ahead, agent)
+				v.ahead--
+			}
+		}
+	}
+}
+
+// settled reports whether every row announced so far has arrived.
+func (v *view) settled() bool {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	return v.ahead == 0
+}
+
+// instance returns an instance's row.
+func (v *view) instance(tenant, id string) (subjects.InstanceRow, bool) {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	if t := v.tenants[tenant]; t != nil {
+		return t.instances.get(id)
+	}
+	return subjects.InstanceRow{}, false
+}
+
+// dropped reports whether an agent's row has moved past the event that opened
+// a connection and does not hold the connection: presence has closed it.
+func (v *view) dropped(o *opened) bool {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	t := v.tenants[o.tenant]
+	if t == nil {
+		return false
+	}
+	entry, ok := t.agents.get(o.agent)
+	return ok && entry.applied > o.seq && !slices.ContainsFunc(entry.row.Connections,
+		func(c subjects.AgentConnectionEntry) bool { return c.ConnectionID == o.connection })
+}
