@@ -132,6 +132,10 @@ const AllInstanceConnections = "tenant.*.instance.*.connection.*"
 // AllPresence is the filter for everything presence announces, of all tenants.
 const AllPresence = "tenant.*.presence.>"
 
+// EdgeOf is the filter for what is directed at the connections of one gateway
+// incarnation, of all tenants.
+func EdgeOf(incarnation string) string { return "tenant.*.edge." + incarnation + ".*" }
+
 // AgentInputs is the filter for everything that bears on one agent's presence:
 // its connections and its leases.
 func AgentInputs(tenant, agent string) string {

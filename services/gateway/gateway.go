@@ -54,6 +54,7 @@ type Gateway struct {
 	roster    *roster
 	view      *view
 	hub       *hub
+	edge      *edge
 
 	// These exist once Run has reached JetStream, and before a socket is let in.
 	publisher *publisher
@@ -81,6 +82,7 @@ func New(ctx context.Context, cfg Config, log zerolog.Logger) (*Gateway, error) 
 	g.metrics = newMetrics(func() float64 { return float64(g.admission.count()) })
 	g.view = newView(g.log)
 	g.hub = newHub(g.view, g.log, g.metrics, cfg.SendQueue)
+	g.edge = newEdge(g.log)
 	return g, nil
 }
 
@@ -211,6 +213,11 @@ func (g *Gateway) follow(ctx context.Context, background *tasks, presence, gatew
 		return fmt.Errorf("read stream %s: %w", subjects.StreamEvents, err)
 	}
 	last := events.CachedInfo().State.LastSeq
+	directed, err := g.conn.JS().Stream(ctx, subjects.StreamEdge)
+	if err != nil {
+		return fmt.Errorf("read stream %s: %w", subjects.StreamEdge, err)
+	}
+	lastDirected := directed.CachedInfo().State.LastSeq
 	g.hub.start(last)
 	background.run("follow "+subjects.BucketPresence, func(ctx context.Context) error {
 		return presence.Watch(ctx, ">", g.view.applyPresence)
@@ -227,6 +234,9 @@ func (g *Gateway) follow(ctx context.Context, background *tasks, presence, gatew
 			return ctx.Err() // the caller knows
 		}
 	}
+	background.run("read "+subjects.StreamEdge, func(ctx context.Context) error {
+		return g.conn.Read(ctx, subjects.StreamEdge, []string{subjects.EdgeOf(g.incarnation)}, lastDirected+1, g.edge.dispatch)
+	})
 	background.run("read "+subjects.StreamEvents, func(ctx context.Context) error {
 		return g.conn.Read(ctx, subjects.StreamEvents, []string{subjects.AllPresence}, last+1, g.hub.fanOut)
 	})

@@ -119,6 +119,7 @@ func (s *socket) begin(requestID string, seq uint64) {
 	}
 	s.cursor.Store(seq)
 	g := s.gateway
+	g.edge.enter(s.peer.connectionID, s)
 	s.answer(machine.Request{RequestID: requestID, Type: machine.TypeProof}, proofResult{
 		ClientID: s.peer.connectionID, DeviceID: s.peer.init.Device.DeviceID, Role: s.peer.init.Role,
 		TenantID: s.token.Tenant, AgentID: s.token.Agent,

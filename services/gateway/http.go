@@ -33,6 +33,7 @@ func (g *Gateway) routes(life context.Context) http.Handler {
 	mux := g.health.Handler(g.metrics.registry)
 	mux.HandleFunc("/ws", func(w http.ResponseWriter, r *http.Request) { g.upgrade(life, w, r) })
 	mux.HandleFunc("GET /presence", g.getPresence)
+	mux.HandleFunc("GET /leases", g.getLeases)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/readyz" {
 			g.checkHealth()
@@ -97,6 +98,8 @@ func (g *Gateway) newSocket(conn *websocket.Conn, addr netip.Addr, text string) 
 		gateway: g, conn: conn, ip: addr.String(), out: newQueue(g.cfg.SendQueue, g.cfg.SendBytes),
 		log:      g.log.With().Str("ip", addr.String()).Logger(),
 		requests: rate.NewLimiter(rate.Limit(g.cfg.RequestRate), g.cfg.RequestBurst),
+		calls:    newCalls(),
+		asked:    asked{open: map[string]question{}},
 		beacons:  rate.NewLimiter(rate.Limit(g.cfg.BeaconRate), g.cfg.BeaconRate),
 	}
 	verified, err := g.trust.Verify(text, time.Now())
@@ -153,28 +156,17 @@ type presencePage struct {
 }
 
 func (g *Gateway) getPresence(w http.ResponseWriter, r *http.Request) {
-	if !g.roster.isOpen() {
-		writeProblem(w, http.StatusServiceUnavailable, unavailable())
-		return
-	}
-	bearer, err := g.trust.Verify(token.Find(r.Header.Get("Authorization"), nil, tokenEntry), time.Now())
-	if err != nil {
-		g.log.Info().Str("refusal", err.Error()).Str("ip", remoteAddr(r).String()).Msg("request refused")
-		w.Header().Set("WWW-Authenticate", "Bearer")
-		writeProblem(w, http.StatusUnauthorized, &subjects.Problem{Code: subjects.CodeUnauthorized, Message: "a valid access token is required"})
+	bearer, ok := g.authorize(w, r)
+	if !ok {
 		return
 	}
 	if !bearer.Scopes.Has(token.ScopePresenceRead) {
-		writeProblem(w, http.StatusForbidden, forbidden())
+		writeError(w, forbidden(token.ScopePresenceRead))
 		return
 	}
 	q, err := parseListQuery(r.URL.RawQuery)
 	if err != nil {
-		var problem *subjects.Problem
-		if !errors.As(err, &problem) {
-			problem = subjects.Invalid("", err.Error())
-		}
-		writeProblem(w, http.StatusBadRequest, problem)
+		writeError(w, err)
 		return
 	}
 	writeJSON(w, http.StatusOK, "application/json", presencePage{
@@ -182,34 +174,58 @@ func (g *Gateway) getPresence(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
+// authorize finds out who asks, and answers whoever cannot be told anything.
+func (g *Gateway) authorize(w http.ResponseWriter, r *http.Request) (token.Token, bool) {
+	if !g.roster.isOpen() {
+		writeError(w, unavailable())
+		return token.Token{}, false
+	}
+	bearer, err := g.trust.Verify(token.Find(r.Header.Get("Authorization"), nil, tokenEntry), time.Now())
+	if err != nil {
+		g.log.Info().Str("refusal", err.Error()).Str("ip", remoteAddr(r).String()).Msg("request refused")
+		w.Header().Set("WWW-Authenticate", "Bearer")
+		writeError(w, &subjects.Problem{Code: subjects.CodeUnauthorized, Message: "a valid access token is required"})
+		return token.Token{}, false
+	}
+	return bearer, true
+}
+
 // parseListQuery reads the query string as strictly as a request's payload.
 func parseListQuery(raw string) (listQuery, error) {
+	var p listPayload
+	err := readQuery(raw, map[string]*string{
+		"kind": &p.Kind, "status": &p.Status, "role": &p.Role, "prefix": &p.Prefix, "after": &p.After,
+	}, &p.Limit)
+	if err != nil {
+		return listQuery{}, err
+	}
+	return newListQuery(p)
+}
+
+// readQuery reads a query string into the given fields, and "limit".
+func readQuery(raw string, fields map[string]*string, limit **int) error {
 	values, err := url.ParseQuery(raw)
 	if err != nil {
-		return listQuery{}, subjects.Invalid("", "must be a well-formed query")
-	}
-	var p listPayload
-	fields := map[string]*string{
-		"kind": &p.Kind, "status": &p.Status, "role": &p.Role, "prefix": &p.Prefix, "after": &p.After,
+		return subjects.Invalid("", "must be a well-formed query")
 	}
 	for name, given := range values {
 		field, known := fields[name]
 		switch {
 		case len(given) > 1:
-			return listQuery{}, subjects.Invalid(clip(name), "must not come twice")
+			return subjects.Invalid(clip(name), "must not come twice")
 		case known:
 			*field = given[0]
 		case name == "limit":
-			limit, err := strconv.Atoi(given[0])
+			n, err := strconv.Atoi(given[0])
 			if err != nil {
-				return listQuery{}, subjects.Invalid("limit", "must be a whole number")
+				return subjects.Invalid("limit", "must be a whole number")
 			}
-			p.Limit = &limit
+			*limit = &n
 		default:
-			return listQuery{}, subjects.Invalid(clip(name), "is not a known parameter")
+			return subjects.Invalid(clip(name), "is not a known parameter")
 		}
 	}
-	return newListQuery(p)
+	return nil
 }
 
 // clip shortens a peer's text before it is quoted.
@@ -231,11 +247,34 @@ type httpProblem struct {
 	Details map[string]any `json:"details,omitempty"`
 }
 
-func writeProblem(w http.ResponseWriter, status int, p *subjects.Problem) {
+// writeError answers with a problem. What is none is ours, and not told.
+func writeError(w http.ResponseWriter, err error) {
+	var p *subjects.Problem
+	if !errors.As(err, &p) {
+		p = &subjects.Problem{Code: subjects.CodeInternalError, Message: "the gateway could not serve the request"}
+	}
+	status := statusOf(p.Code)
 	writeJSON(w, status, "application/problem+json", httpProblem{
 		Type: "about:blank", Title: http.StatusText(status), Status: status,
 		Detail: p.Message, Code: p.Code, Details: p.Details,
 	})
+}
+
+func statusOf(code string) int {
+	switch code {
+	case subjects.CodeInvalidRequest:
+		return http.StatusBadRequest
+	case subjects.CodeUnauthorized:
+		return http.StatusUnauthorized
+	case subjects.CodeForbidden:
+		return http.StatusForbidden
+	case subjects.CodeNotFound, subjects.CodeLeaseNotFound:
+		return http.StatusNotFound
+	case subjects.CodeUnavailable:
+		return http.StatusServiceUnavailable
+	default:
+		return http.StatusInternalServerError
+	}
 }
 
 func writeJSON(w http.ResponseWriter, status int, contentType string, body any) {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"rollcall/services/gateway/internal/machine"
+	"rollcall/services/gateway/internal/token"
 	"rollcall/subjects"
 )
 
@@ -93,7 +94,7 @@ func (s *socket) list(raw json.RawMessage) (any, error) {
 	}
 	if !s.presenceReader() {
 		if s.token.Agent == "" {
-			return nil, forbidden()
+			return nil, forbidden(token.ScopePresenceRead)
 		}
 		q.onlyAgent, q.onlyInstance = s.token.Agent, s.peer.init.Device.DeviceID
 	}
@@ -169,11 +170,11 @@ func (s *socket) maySubscribe(want selection) error {
 	if !s.presenceReader() {
 		for _, agent := range want.agents {
 			if agent != s.token.Agent {
-				return forbidden()
+				return forbidden(token.ScopePresenceRead)
 			}
 		}
 		if want.all {
-			return forbidden()
+			return forbidden(token.ScopePresenceRead)
 		}
 	}
 	if s.gateway.hub.count(s.sub)+len(want.agents) > maxListed {

@@ -58,7 +58,7 @@ func (q *queue) offer(data []byte) bool {
 }
 
 // reply adds a response as soon as earlier responses leave room for it, or
-// drops it when the queue is closed. Only one goroutine calls it.
+// drops it when the queue is closed.
 func (q *queue) reply(data []byte) {
 	for !q.tryReply(data) {
 		select {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"slices"
+	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -50,7 +52,8 @@ func (s *socket) handleFrame(ctx context.Context, data []byte) {
 	case frameOther:
 		s.badFrame(errorInvalidMessage, "the frame is neither a request nor a response")
 	case frameResponse:
-		s.badFrames = 0 // nothing was asked of the peer, so nothing waits for it
+		s.badFrames = 0
+		s.handleResponse(ctx, data)
 	case frameRequest:
 		s.badFrames = 0
 		s.handleRequest(ctx, data)
@@ -105,8 +108,12 @@ func (s *socket) handleRequest(ctx context.Context, data []byte) {
 		s.answer(request, nil, err)
 		return
 	}
-	if request.Type == "presence.subscribe" {
+	switch {
+	case request.Type == "presence.subscribe":
 		s.subscribe(ctx, request) // answers between its steps
+		return
+	case strings.HasPrefix(request.Type, leasePrefix):
+		s.leaseRequest(ctx, request) // answers when the reply is there
 		return
 	}
 	result, err := s.serve(ctx, request)
@@ -172,11 +179,11 @@ func unavailable() *subjects.Problem {
 	}
 }
 
-// forbidden refuses who may not see others.
-func forbidden() *subjects.Problem {
+// forbidden refuses a token without a scope.
+func forbidden(scope string) *subjects.Problem {
 	return &subjects.Problem{
-		Code: subjects.CodeForbidden, Message: "the token lacks the scope " + token.ScopePresenceRead,
-		Details: map[string]any{"scope": token.ScopePresenceRead},
+		Code: subjects.CodeForbidden, Message: "the token lacks the scope " + scope,
+		Details: map[string]any{"scope": scope},
 	}
 }
 
@@ -202,6 +209,9 @@ func knownType(requestType string) string {
 		"presence.list", "presence.subscribe", "presence.unsubscribe":
 		return requestType
 	default:
+		if command, is := strings.CutPrefix(requestType, leasePrefix); is && slices.Contains(subjects.LeaseCommands(), command) {
+			return requestType
+		}
 		return "other"
 	}
 }

@@ -48,7 +48,7 @@ func TestInvalidRequests(t *testing.T) {
 		require.Equal(t, test.field, p.Details["field"], "%s %s", test.kind, test.payload)
 		require.NotEmpty(t, p.Details["rule"])
 	}
-	require.Equal(t, "unsupported_request", c.refused("lease.request", map[string]any{}).Code)
+	require.Equal(t, "unsupported_request", c.refused("lease.steal", map[string]any{}).Code)
 	require.Equal(t, "unsupported_request", c.refused("connect.init", map[string]any{}).Code)
 
 	c.raw(`{"request_id":"q","type":"ping","payload":{},"extra":1}`)

@@ -72,6 +72,8 @@ type socket struct {
 	deadline  *time.Timer // of the handshake
 	expiry    *time.Timer // of the token
 	sub       *subscriber
+	calls     *calls
+	asked     asked
 	requests  *rate.Limiter
 	beacons   *rate.Limiter
 	badFrames int
@@ -112,6 +114,8 @@ func (s *socket) run(life context.Context) {
 	pinger.Wait() // its verdict counts, if it has one
 	s.stop(readEnding(err))
 	writer.Wait()
+	cutOff() // what still waits for the lease service has nobody to tell
+	s.calls.running.Wait()
 	s.finish(life)
 }
 
@@ -267,6 +271,7 @@ func (s *socket) finish(life context.Context) {
 	s.mu.Unlock()
 	if s.sub != nil {
 		s.gateway.hub.leave(s.sub)
+		s.gateway.edge.leave(s.peer.connectionID)
 	}
 	for _, timer := range []*time.Timer{s.deadline, s.expiry} {
 		if timer != nil {

@@ -18,10 +18,6 @@ import (
 // gateway.
 const silentPings = 3
 
-// answerTimeout bounds how long the reader is held up by answering a request
-// of the gateway.
-const answerTimeout = 5 * time.Second
-
 // Conn is one authenticated connection. Its methods may be called from several
 // goroutines at once.
 type Conn struct {
@@ -31,6 +27,8 @@ type Conn struct {
 	tcp     net.Conn
 	welcome Welcome
 	onEvent func(Event)
+	leases  leaseWatches
+	serving serving
 
 	// The reader's own.
 	cancel   context.CancelFunc
@@ -52,7 +50,10 @@ type Conn struct {
 }
 
 func newConn(o Options) *Conn {
-	return &Conn{onEvent: o.OnEvent, done: make(chan struct{}), waiting: map[string]chan frame{}}
+	return &Conn{
+		onEvent: o.OnEvent, done: make(chan struct{}), waiting: map[string]chan frame{},
+		serving: serving{handle: o.OnRequest, places: make(chan struct{}, maxServing)},
+	}
 }
 
 // start begins to read. The connection outlives ctx and keeps its values.
@@ -71,8 +72,8 @@ func (c *Conn) start(ctx context.Context) {
 // Welcome returns what the gateway said when it accepted this connection.
 func (c *Conn) Welcome() Welcome { return c.welcome }
 
-// Done is closed when the connection has ended and the last OnEvent has
-// returned.
+// Done is closed when the connection has ended and the last OnEvent and
+// OnRequest have returned.
 func (c *Conn) Done() <-chan struct{} { return c.done }
 
 // Err says why the connection ended: a [*CloseError] where the gateway closed
@@ -191,6 +192,7 @@ func (c *Conn) heard() {
 // read owns the receiving side until the connection ends.
 func (c *Conn) read(ctx context.Context) {
 	defer close(c.done)
+	defer c.serving.running.Wait()
 	defer c.cancel()
 	for {
 		c.heard()
@@ -218,12 +220,14 @@ func (c *Conn) take(ctx context.Context, data []byte) error {
 		c.respond(f)
 		return nil
 	case f.EventID != "":
+		c.leases.observe(f.Event)
 		if c.onEvent != nil {
 			c.onEvent(f.Event)
 		}
 		return nil
 	case f.RequestID != "":
-		return c.refuse(ctx, f)
+		c.serve(ctx, f)
+		return nil
 	default:
 		return nil
 	}
@@ -238,17 +242,6 @@ func (c *Conn) respond(f frame) {
 		delete(c.waiting, f.RequestID)
 		answer <- f
 	}
-}
-
-// refuse answers a request of the gateway: this package serves none.
-func (c *Conn) refuse(ctx context.Context, f frame) error {
-	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
-	defer cancel()
-	problem := &Error{Code: CodeUnsupportedRequest, Message: "this peer does not serve " + f.Type}
-	if err := c.write(ctx, refusal{RequestID: f.RequestID, Type: f.Type, Error: problem}); err != nil {
-		return fmt.Errorf("answer %s: %w", f.Type, err)
-	}
-	return nil
 }
 
 // end records why the connection ended and fails every request under way.

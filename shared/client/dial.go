@@ -46,6 +46,10 @@ type Options struct {
 	// OnEvent is called for each event, in order, by the goroutine that reads;
 	// see the package comment for what it must not do. Nil drops events.
 	OnEvent func(Event)
+	// OnRequest serves what the gateway asks of this peer, each request on a
+	// goroutine of its own; its context ends with the connection. An [*Error] is
+	// passed on as it is. Nil answers everything with unsupported_request.
+	OnRequest func(ctx context.Context, r ServerRequest) (result any, err error)
 	// ReadLimit bounds a received frame in bytes, 16 MiB when 0.
 	ReadLimit int64
 }

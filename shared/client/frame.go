@@ -32,14 +32,6 @@ type request struct {
 	Payload   any    `json:"payload"`
 }
 
-// refusal is the answer to a request that this side does not know.
-type refusal struct {
-	RequestID string `json:"request_id"`
-	Type      string `json:"type"`
-	OK        bool   `json:"ok"`
-	Error     *Error `json:"error"`
-}
-
 // frame is whatever the gateway sends: a response has OK, an event has EventID,
 // a request of the gateway has RequestID alone.
 type frame struct {

@@ -1,0 +1,237 @@
+package gateway
+
+import (
+	"context"
+	"encoding/json"
+	"strings"
+	"sync"
+	"time"
+
+	"rollcall/services/gateway/internal/machine"
+	"rollcall/services/gateway/internal/token"
+	"rollcall/subjects"
+)
+
+const (
+	// leasePrefix starts the types of all lease requests.
+	leasePrefix = "lease."
+	// maxCalls bounds the lease requests of one socket that are under way. The
+	// next one waits, and with it the socket's reader: the peer feels it, and
+	// nobody else.
+	maxCalls = 64
+	// maxAsked bounds the requests to one peer that are not answered. One more
+	// is dropped: whoever asked runs into its own deadline.
+	maxAsked = 256
+)
+
+// calls are one socket's requests to the lease service under way.
+type calls struct {
+	places  chan struct{}
+	running sync.WaitGroup
+}
+
+func newCalls() *calls { return &calls{places: make(chan struct{}, maxCalls)} }
+
+// leaseRequest sends a peer's request to the lease service, and answers it
+// when the reply is there. Requests of one socket may overtake each other.
+func (s *socket) leaseRequest(ctx context.Context, r machine.Request) {
+	o, err := s.order(r)
+	if err != nil {
+		s.answer(r, nil, err)
+		return
+	}
+	select {
+	case s.calls.places <- struct{}{}:
+	case <-ctx.Done():
+		return
+	}
+	s.calls.running.Go(func() {
+		defer func() { <-s.calls.places }()
+		result, err := s.gateway.command(ctx, o)
+		s.answer(r, result, err)
+	})
+}
+
+// order checks what can be checked without the lease: the request's shape, and
+// the scope it needs.
+func (s *socket) order(r machine.Request) (order, error) {
+	name := strings.TrimPrefix(r.Type, leasePrefix)
+	if problem := subjects.CheckLeaseRequest(name, r.Payload); problem != nil {
+		return order{}, problem
+	}
+	if scope := s.lacking(name); scope != "" {
+		return order{}, forbidden(scope)
+	}
+	o := order{
+		tenant: s.token.Tenant, name: name, payload: r.Payload, grants: grantsOf(s.token.Scopes),
+		peer: subjects.Peer{
+			ConnectionID: s.peer.connectionID, InstanceID: s.peer.init.Device.DeviceID,
+			AgentID: s.token.Agent, Incarnation: s.gateway.incarnation,
+		},
+	}
+	if name == subjects.CommandRequest {
+		o.lease = subjects.NewID()
+		return o, nil
+	}
+	var named struct {
+		LeaseID string `json:"lease_id"`
+	}
+	_ = json.Unmarshal(r.Payload, &named) // CheckLeaseRequest has read it
+	o.lease = named.LeaseID
+	return o, nil
+}
+
+// lacking is the scope that a request needs and the token has not; empty when
+// there is none. Reading is decided by the lease service: an agent reads its
+// own leases without any scope.
+func (s *socket) lacking(command string) string {
+	need := token.ScopeLeaseUse
+	switch command {
+	case subjects.CommandGet, subjects.CommandList:
+		return ""
+	case subjects.CommandModerate, subjects.CommandResolve:
+		need = token.ScopeLeaseModerate
+	}
+	if s.token.Scopes.Has(need) {
+		return ""
+	}
+	return need
+}
+
+func grantsOf(scopes token.Scopes) subjects.Grants {
+	return subjects.Grants{
+		OperatorRead:  scopes.Has(token.ScopeOperatorRead),
+		OperatorWrite: scopes.Has(token.ScopeOperatorWrite),
+		Moderate:      scopes.Has(token.ScopeLeaseModerate),
+	}
+}
+
+// forward passes an event on to this peer alone.
+func (s *socket) forward(event subjects.Event) {
+	if !s.out.offer(encodeFrame(framedEvent{Event: event, Cursor: formatCursor(s.cursor.Load())})) {
+		s.slow()
+	}
+}
+
+// asked are the requests to one peer that it has not answered.
+type asked struct {
+	mu   sync.Mutex
+	open map[string]question
+}
+
+// question is a request to a peer.
+type question struct {
+	kind    string
+	payload json.RawMessage
+	until   time.Time
+}
+
+// requestFrame is the frame of a request to a peer.
+type requestFrame struct {
+	RequestID string          `json:"request_id"`
+	Type      string          `json:"type"`
+	Payload   json.RawMessage `json:"payload"`
+}
+
+// add notes a request; it is false when too many are open.
+func (a *asked) add(id string, q question, now time.Time) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for old, o := range a.open {
+		if now.After(o.until) {
+			delete(a.open, old)
+		}
+	}
+	if len(a.open) >= maxAsked {
+		return false
+	}
+	a.open[id] = q
+	return true
+}
+
+// take ends a request; it is false when it is not open, or no longer.
+func (a *asked) take(id string, now time.Time) (question, bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	q, open := a.open[id]
+	delete(a.open, id)
+	return q, open && !now.After(q.until)
+}
+
+// ask passes a request on to the peer. Its answer comes as a response frame.
+func (s *socket) ask(m subjects.EdgeRequest) {
+	now := time.Now()
+	q := question{kind: m.Type, payload: m.Payload, until: now.Add(time.Duration(m.TimeoutMS) * time.Millisecond)}
+	if !s.asked.add(m.RequestID, q, now) {
+		s.log.Warn().Str("type", m.Type).Msg("request to a peer dropped: it owes too many answers")
+		return
+	}
+	if !s.out.offer(encodeFrame(requestFrame{RequestID: m.RequestID, Type: m.Type, Payload: m.Payload})) {
+		s.slow()
+	}
+}
+
+// peerResponse is a peer's answer to a request of ours.
+type peerResponse struct {
+	RequestID string            `json:"request_id"`
+	Type      string            `json:"type"`
+	OK        bool              `json:"ok"`
+	Result    json.RawMessage   `json:"result"`
+	Error     *subjects.Problem `json:"error"`
+}
+
+// handleResponse takes a peer's answer. One that nothing waits for is ignored;
+// one that cannot be read is told to the peer.
+func (s *socket) handleResponse(ctx context.Context, data []byte) {
+	response, err := subjects.Decode[peerResponse](data)
+	if err != nil {
+		s.badFrame(errorInvalidMessage, err.Error())
+		return
+	}
+	q, open := s.asked.take(response.RequestID, time.Now())
+	if !open || q.kind != subjects.TypeLeaseAuthorize {
+		return
+	}
+	if !response.OK {
+		// Not to answer is not to decide: the hook's deadline does.
+		s.log.Info().Str("type", q.kind).Msg("moderator gave no verdict")
+		return
+	}
+	s.verdict(ctx, q, response.Result)
+}
+
+// verdict makes a moderator's answer a command of its connection.
+func (s *socket) verdict(ctx context.Context, q question, result json.RawMessage) {
+	answer, problem := subjects.DecodeRequest[subjects.LeaseAuthorized](result)
+	if problem != nil {
+		s.event("error", frameError{Code: problem.Code, Message: subjects.TypeLeaseAuthorize + ": " + problem.Message})
+		return
+	}
+	var about subjects.LeaseResult
+	if err := json.Unmarshal(q.payload, &about); err != nil {
+		s.log.Error().Err(err).Msg("request to a moderator names no lease")
+		return
+	}
+	r := machine.Request{Type: leasePrefix + subjects.CommandResolve, Payload: encodeFrame(subjects.LeaseResolve{
+		LeaseID: about.Lease.LeaseID, AgentID: about.Lease.AgentID, Verdict: answer.Verdict,
+		TimeoutMS: answer.TimeoutMS, HoldMS: answer.HoldMS, Reason: answer.Reason,
+	})}
+	o, err := s.order(r)
+	if err != nil {
+		s.log.Info().Err(err).Msg("verdict refused")
+		return
+	}
+	select {
+	case s.calls.places <- struct{}{}:
+	case <-ctx.Done():
+		return
+	}
+	s.calls.running.Go(func() {
+		defer func() { <-s.calls.places }()
+		if _, err := s.gateway.command(ctx, o); err != nil {
+			// The peer asked nothing, so it is told as an event.
+			problem := s.problem(r.Type, err)
+			s.event("error", frameError{Code: problem.Code, Message: "the verdict did not count: " + problem.Message})
+		}
+	})
+}

@@ -1,0 +1,71 @@
+package gateway
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"rollcall/shared/bus"
+	"rollcall/subjects"
+)
+
+// leasesPage is the body of GET /leases.
+type leasesPage struct {
+	Status      string    `json:"status"`
+	GeneratedAt time.Time `json:"generated_at"`
+	Cursor      string    `json:"cursor"`
+	subjects.LeasePage
+}
+
+// getLeases asks the lease service, so that an answer is never older than the
+// question.
+func (g *Gateway) getLeases(w http.ResponseWriter, r *http.Request) {
+	bearer, ok := g.authorize(w, r)
+	if !ok {
+		return
+	}
+	var list subjects.LeaseList
+	err := readQuery(r.URL.RawQuery, map[string]*string{
+		"agent_id": &list.AgentID, "state": &list.State, "after": &list.After,
+	}, &list.Limit)
+	if err == nil {
+		err = list.Validate()
+	}
+	if err != nil {
+		writeError(w, err)
+		return
+	}
+	// The reply needs an address of its own; no socket listens there.
+	o := order{
+		tenant: bearer.Tenant, name: subjects.CommandList, payload: encodeFrame(list), grants: grantsOf(bearer.Scopes),
+		peer: subjects.Peer{
+			ConnectionID: subjects.NewID(), InstanceID: g.id, AgentID: bearer.Agent, Incarnation: g.incarnation,
+		},
+	}
+	// The cursor is taken first: what happens after it may be in the page
+	// already, never the other way round.
+	cursor := g.hub.cursor()
+	result, err := g.command(r.Context(), o)
+	page := leasesPage{Status: "ok", GeneratedAt: time.Now().UTC(), Cursor: cursor}
+	if err == nil {
+		err = decodePage(result, &page.LeasePage)
+	}
+	if err != nil {
+		if errors.Is(err, bus.ErrUnavailable) {
+			err = unavailable()
+		}
+		g.log.Info().Err(err).Msg("leases not listed")
+		writeError(w, err)
+		return
+	}
+	writeJSON(w, http.StatusOK, "application/json", page)
+}
+
+func decodePage(result json.RawMessage, page *subjects.LeasePage) error {
+	if err := json.Unmarshal(result, page); err != nil {
+		return fmt.Errorf("read page of leases: %w", err)
+	}
+	return nil
+}
