@@ -1,0 +1,205 @@
+package lease
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"rollcall/services/lease/internal/machine"
+	"rollcall/shared/bus"
+	"rollcall/subjects"
+)
+
+// trustDedupe is how long after a row was saved a repeated publish is left to
+// the streams, which recognise an id for two minutes. After that the log is
+// looked up first. What is between is for clocks that differ and for a publish
+// that takes its time.
+const trustDedupe = 90 * time.Second
+
+// lookBack is how long before the row was saved the log is read from.
+const lookBack = 10 * time.Second
+
+// settle does what the writer of a row may not have lived to do.
+func (s *Service) settle(ctx context.Context, t task, entry bus.Entry, row machine.Record) error {
+	effects := machine.Again(row)
+	if len(effects) == 0 || s.announced.has(t.key(), entry.Revision) {
+		return nil
+	}
+	done := false
+	if time.Since(entry.Time) > trustDedupe {
+		var err error
+		if done, err = s.proven(ctx, t, effects[len(effects)-1], entry.Time); err != nil {
+			return err
+		}
+	}
+	if !done {
+		s.metrics.repeated.Inc()
+		if err := s.perform(ctx, t, effects); err != nil {
+			return err
+		}
+	}
+	s.announced.add(t.key(), entry.Revision)
+	return nil
+}
+
+// perform does everything an accepted input asks for but saving.
+func (s *Service) perform(ctx context.Context, t task, effects []machine.Effect) error {
+	for _, effect := range effects {
+		var err error
+		switch e := effect.(type) {
+		case machine.Save:
+		case machine.Schedule:
+			err = s.schedule(ctx, t, e)
+		case machine.CancelSchedule:
+			s.cancel(ctx, t)
+		case machine.Notify:
+			err = s.notify(ctx, t, e)
+		case machine.AskModerator:
+			err = s.ask(ctx, t, e)
+		case machine.Emit:
+			err = s.publish(ctx, t, emission(t, e))
+		case machine.Audit:
+			subject := subjects.Audit(t.tenant, t.agent, e.Name)
+			err = s.publish(ctx, t, event{subject, e.Cause, e.At, e.Record})
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// schedule sets the lease's timer: a message that the server moves to the
+// timer's subject when it is due, whether or not anybody is there to see it.
+// The header is written by hand because the client's helper cuts the time to
+// whole seconds, and so fires early. The id names the epoch, which the fired
+// message does not carry on.
+func (s *Service) schedule(ctx context.Context, t task, e machine.Schedule) error {
+	subject := subjects.LeaseCommand(t.tenant, t.in.LeaseID, subjects.ScheduleToken).String()
+	target := subjects.LeaseCommand(t.tenant, t.in.LeaseID, subjects.CommandTimer).String()
+	data, err := json.Marshal(subjects.LeaseTimer{AgentID: t.agent, Epoch: e.Epoch})
+	if err != nil {
+		return bus.Permanent(fmt.Errorf("encode timer: %w", err))
+	}
+	_, err = s.conn.Publish(ctx, bus.Message{
+		Subject: subject,
+		ID:      subjects.DeriveID(t.tenant, subject, fmt.Sprintf("%s/%d/%s", t.agent, e.Epoch, e.Repair), subjects.ScheduleToken),
+		Header: nats.Header{
+			"Nats-Schedule":        {"@at " + e.At.UTC().Format(time.RFC3339Nano)},
+			"Nats-Schedule-Target": {target},
+		},
+		Data: data,
+	})
+	return err
+}
+
+// cancel removes the timer of a lease that has ended, so that it does not lie
+// in the stream until it is due. One that stays fires and does nothing.
+func (s *Service) cancel(ctx context.Context, t task) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	subject := subjects.LeaseCommand(t.tenant, t.in.LeaseID, subjects.ScheduleToken).String()
+	if err := s.commands.Purge(ctx, jetstream.WithPurgeSubject(subject)); err != nil {
+		s.log.Debug().Err(err).Str("subject", subject).Msg("timer left to fire")
+	}
+}
+
+// notify tells one connection of an event that it has a part in. A moderator
+// that is gone is not told; a requester that is gone has no lease to hear of.
+func (s *Service) notify(ctx context.Context, t task, e machine.Notify) error {
+	if e.To.ConnectionID != e.Of.Lease.ConnectionID {
+		gone, err := s.rows.Get(ctx, subjects.ClosedKey(t.tenant, e.To.ConnectionID))
+		if err != nil || gone.Exists {
+			return err
+		}
+	}
+	stored, err := emission(t, e.Of).event(t)
+	if err != nil {
+		return bus.Permanent(err)
+	}
+	return s.send(ctx, t.tenant, e.To, stored.EventID, subjects.EdgeEvent{Event: stored})
+}
+
+// ask puts a lease before a moderator. What answers is a resolve command.
+func (s *Service) ask(ctx context.Context, t task, e machine.AskModerator) error {
+	payload, err := json.Marshal(subjects.LeaseResult{Lease: e.Lease})
+	if err != nil {
+		return bus.Permanent(fmt.Errorf("encode lease: %w", err))
+	}
+	subject := subjects.Edge(t.tenant, e.Incarnation, e.ConnectionID).String()
+	return s.send(ctx, t.tenant, e.Address, e.Cause, subjects.EdgeRequest{
+		RequestID: subjects.DeriveID(t.tenant, subject, e.Cause, subjects.TypeLeaseAuthorize),
+		Type:      subjects.TypeLeaseAuthorize, Payload: payload, TimeoutMS: e.TimeoutMS,
+	})
+}
+
+// event is an event that is not stored yet.
+type event struct {
+	subject subjects.Subject
+	cause   string
+	at      time.Time
+	payload any
+}
+
+func emission(t task, e machine.Emit) event {
+	name := strings.TrimPrefix(e.Type, "lease.")
+	return event{subjects.AgentLease(t.tenant, t.agent, name), e.Cause, e.At, subjects.LeaseTransition{Lease: e.Lease}}
+}
+
+// id is the same for the same cause, whoever emits the event.
+func (e event) id() string {
+	return subjects.DeriveID(e.subject.Tenant, e.subject.String(), e.cause, e.subject.Type())
+}
+
+func (e event) event(t task) (subjects.Event, error) {
+	scope := subjects.Scope{Kind: subjects.ScopeAgent, ID: t.agent}
+	return subjects.NewEvent(e.id(), e.subject.Type(), e.at, scope, e.payload)
+}
+
+// publish stores an event under its event_id.
+func (s *Service) publish(ctx context.Context, t task, e event) error {
+	stored, err := e.event(t)
+	if err != nil {
+		return bus.Permanent(err)
+	}
+	data, err := json.Marshal(stored)
+	if err != nil {
+		return bus.Permanent(fmt.Errorf("encode %s: %w", stored.Type, err))
+	}
+	_, err = s.conn.Publish(ctx, bus.Message{Subject: e.subject.String(), ID: stored.EventID, Data: data})
+	return err
+}
+
+// announced remembers which outboxes this process has published, so that it
+// does not publish them again each time it meets the row. It forgets the older
+// half when it is full, which costs a repetition.
+type announced struct {
+	mu            sync.Mutex
+	recent, older map[string]uint64 // revision by key
+}
+
+// announcedMost bounds each half.
+const announcedMost = 8192
+
+func newAnnounced() *announced { return &announced{recent: map[string]uint64{}} }
+
+func (a *announced) add(key string, revision uint64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(a.recent) >= announcedMost {
+		a.older, a.recent = a.recent, map[string]uint64{}
+	}
+	a.recent[key] = revision
+}
+
+func (a *announced) has(key string, revision uint64) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.recent[key] == revision || a.older[key] == revision
+}

@@ -1,0 +1,95 @@
+package lease
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"rollcall/shared/bus"
+	"rollcall/subjects"
+)
+
+const (
+	// deliverSubject is where both consumers deliver, and deliverGroup the
+	// queue group that shares it. No stream captures it.
+	deliverSubject = "tenant." + subjects.SystemTenant + ".deliver.lease"
+	deliverGroup   = "lease"
+
+	// commandsName is the consumer of commands and fired timers, closesName
+	// the one of closed connections.
+	commandsName = "lease-commands"
+	closesName   = "lease-closes"
+
+	// maxPending bounds what is under way over all processes.
+	maxPending = 1000
+	// laneDepth bounds the deliveries that wait for one lane. With maxPending
+	// under way at most, a lane is full only when a few leases get everything.
+	laneDepth = 64
+
+	requestTimeout = 5 * time.Second
+
+	codeConsumerExists jetstream.ErrorCode = 10148
+)
+
+// ensureConsumers makes both consumers. The one of closes starts with the
+// oldest event there is: a connection that closed before leases were first
+// served is closed.
+func (s *Service) ensureConsumers(ctx context.Context) error {
+	var commands []string
+	for _, command := range subjects.LeaseCommands() {
+		commands = append(commands, subjects.AllLeaseCommands(command))
+	}
+	return errors.Join(
+		s.ensureConsumer(ctx, subjects.StreamCommands, commandsName, commands),
+		s.ensureConsumer(ctx, subjects.StreamEvents, closesName,
+			[]string{subjects.AllAgentConnectionsClosed, subjects.AllInstanceConnectionsClosed}),
+	)
+}
+
+// ensureConsumer makes a consumer unless one of its name exists, which keeps
+// the place it is at. One with other settings is another release's: the newer
+// settings win.
+func (s *Service) ensureConsumer(ctx context.Context, stream, name string, filters []string) error {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	cfg := jetstream.ConsumerConfig{
+		Durable:        name,
+		DeliverSubject: deliverSubject,
+		DeliverGroup:   deliverGroup,
+		FilterSubjects: filters,
+		AckPolicy:      jetstream.AckExplicitPolicy,
+		AckWait:        s.config.AckWait,
+		MaxAckPending:  maxPending,
+		MaxDeliver:     -1,
+	}
+	_, err := s.conn.JS().CreatePushConsumer(ctx, stream, cfg)
+	if exists(err) {
+		_, err = s.conn.JS().UpdatePushConsumer(ctx, stream, cfg)
+	}
+	if err != nil {
+		return fmt.Errorf("create consumer %q: %w", name, err)
+	}
+	return nil
+}
+
+func exists(err error) bool {
+	if errors.Is(err, jetstream.ErrConsumerExists) {
+		return true
+	}
+	var api *jetstream.APIError
+	return errors.As(err, &api) && api.ErrorCode == codeConsumerExists
+}
+
+// laneOf keeps what concerns one lease in one lane, so that a claim and the
+// finalize behind it do not race within a process. Closes go by whose
+// connection it was.
+func laneOf(d *bus.Delivery) string {
+	if d.Stream != subjects.StreamCommands {
+		return d.Subject
+	}
+	return d.Subject[:strings.LastIndexByte(d.Subject, '.')]
+}

@@ -1,0 +1,175 @@
+package lease
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"rollcall/services/lease/internal/machine"
+	"rollcall/shared/bus"
+	"rollcall/subjects"
+)
+
+// handle takes one delivery of either consumer.
+func (s *Service) handle(ctx context.Context, d *bus.Delivery) error {
+	subject, err := subjects.Parse(d.Subject)
+	if err != nil {
+		s.metrics.malformed.Inc()
+		return bus.Permanent(fmt.Errorf("subject %q: %w", d.Subject, err))
+	}
+	switch {
+	case d.Consumer == closesName:
+		err = s.handleClosed(ctx, d, subject)
+	case subject.Name == subjects.CommandTimer:
+		err = s.handleTimer(ctx, d, subject)
+	default:
+		err = s.handleCommand(ctx, d, subject)
+	}
+	if err == nil {
+		s.metrics.lag.WithLabelValues(subject.Name).Observe(time.Since(d.Time).Seconds())
+	}
+	return err
+}
+
+// causeOf names what a message causes: its sequence, and the stream it counts
+// in.
+func causeOf(d *bus.Delivery) string {
+	if d.Stream == subjects.StreamCommands {
+		return "c" + subjects.Cause(d.Seq)
+	}
+	return "e" + subjects.Cause(d.Seq)
+}
+
+// handleTimer applies a deadline that the server delivered.
+func (s *Service) handleTimer(ctx context.Context, d *bus.Delivery, subject subjects.Subject) error {
+	timer, err := subjects.Decode[subjects.LeaseTimer](d.Data)
+	if err == nil {
+		err = timer.Validate()
+	}
+	if err != nil {
+		s.metrics.malformed.Inc()
+		return bus.Permanent(fmt.Errorf("timer %d on %q: %w", d.Seq, d.Subject, err))
+	}
+	_, err = s.apply(ctx, task{tenant: subject.Tenant, agent: timer.AgentID, in: machine.Input{
+		LeaseID: subject.Lease, Cause: causeOf(d), Fact: machine.TimerFired{Epoch: timer.Epoch},
+	}})
+	return err
+}
+
+// call is one command of a peer.
+type call struct {
+	*Service
+	tenant, lease, name string
+	cause               string
+	command             subjects.Command
+}
+
+// outcome is what a command is answered: a result, or a problem.
+type outcome struct {
+	result  any
+	problem *subjects.Problem
+}
+
+func refused(problem *subjects.Problem) (outcome, error) { return outcome{problem: problem}, nil }
+
+// handleCommand applies a command and answers it. A command that comes again
+// is answered again: if the answer was stored the first time, the stream drops
+// the second under the same id.
+func (s *Service) handleCommand(ctx context.Context, d *bus.Delivery, subject subjects.Subject) error {
+	command, err := subjects.DecodeCommand(d.Data)
+	if err != nil {
+		s.metrics.malformed.Inc()
+		return bus.Permanent(fmt.Errorf("command %d on %q: %w", d.Seq, d.Subject, err))
+	}
+	c := call{
+		Service: s, tenant: subject.Tenant, lease: subject.Lease, name: subject.Name,
+		cause: causeOf(d), command: command,
+	}
+	answer, err := c.run(ctx)
+	if err != nil {
+		return err
+	}
+	if err := c.reply(ctx, answer); err != nil {
+		return err
+	}
+	if answer.problem != nil {
+		s.metrics.refusals.WithLabelValues(c.name, answer.problem.Code).Inc()
+	}
+	s.log.Debug().Str("command_id", command.CommandID).Str("command", c.name).Str("tenant", c.tenant).
+		Str("lease", c.lease).Bool("ok", answer.problem == nil).Msg("command answered")
+	return s.fault(FaultReplied)
+}
+
+// run dispatches a command.
+func (c call) run(ctx context.Context) (outcome, error) {
+	switch c.name {
+	case subjects.CommandRequest:
+		return with(ctx, c, c.request)
+	case subjects.CommandRetry:
+		return with(ctx, c, c.retry)
+	case subjects.CommandResolve:
+		return with(ctx, c, c.resolve)
+	case subjects.CommandClaim:
+		return with(ctx, c, c.claim)
+	case subjects.CommandFinalize:
+		return with(ctx, c, c.finalize)
+	case subjects.CommandRollback:
+		return with(ctx, c, c.rollback)
+	case subjects.CommandRenew:
+		return with(ctx, c, c.renew)
+	case subjects.CommandGet:
+		return with(ctx, c, c.get)
+	case subjects.CommandList:
+		return with(ctx, c, c.list)
+	case subjects.CommandModerate:
+		return with(ctx, c, c.moderate)
+	default:
+		return refused(&subjects.Problem{Code: subjects.CodeUnsupportedRequest, Message: "no such lease command"})
+	}
+}
+
+// with reads a command's payload and runs it. A payload that names another
+// lease than the subject is refused: the subject is what permissions, lanes
+// and timers go by.
+func with[T interface{ Validate() error }](
+	ctx context.Context, c call, run func(context.Context, T) (outcome, error),
+) (outcome, error) {
+	payload, problem := subjects.DecodeRequest[T](c.command.Payload)
+	if problem != nil {
+		return refused(problem)
+	}
+	var named struct {
+		LeaseID *string `json:"lease_id"`
+	}
+	if err := json.Unmarshal(c.command.Payload, &named); err == nil && named.LeaseID != nil && *named.LeaseID != c.lease {
+		return refused(subjects.Invalid("lease_id", "must be the subject's"))
+	}
+	return run(ctx, payload)
+}
+
+// reply answers the peer through its gateway.
+func (c call) reply(ctx context.Context, answer outcome) error {
+	m := subjects.EdgeReply{CommandID: c.command.CommandID, OK: answer.problem == nil, Error: answer.problem}
+	if answer.problem == nil {
+		result, err := json.Marshal(answer.result)
+		if err != nil {
+			return bus.Permanent(fmt.Errorf("encode result of %s: %w", c.name, err))
+		}
+		m.Result = result
+	}
+	to := machine.Address{ConnectionID: c.command.Peer.ConnectionID, Incarnation: c.command.Peer.Incarnation}
+	return c.send(ctx, c.tenant, to, c.command.CommandID, m)
+}
+
+// send stores a message for one connection. It has one id per cause, kind and
+// connection.
+func (s *Service) send(ctx context.Context, tenant string, to machine.Address, cause string, m subjects.EdgeMessage) error {
+	subject := subjects.Edge(tenant, to.Incarnation, to.ConnectionID).String()
+	data, err := subjects.EncodeEdge(m)
+	if err != nil {
+		return bus.Permanent(err)
+	}
+	_, err = s.conn.Publish(ctx, bus.Message{Subject: subject, ID: subjects.DeriveID(tenant, subject, cause, m.Kind()), Data: data})
+	return err
+}

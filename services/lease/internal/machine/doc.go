@@ -1,0 +1,34 @@
+// Package machine decides what an input means for one lease. It is pure: a row
+// and an input in, a row, effects and perhaps a refusal out; no I/O, no clock,
+// no randomness.
+//
+//	          verdict grant              claim
+//	PENDING ─────────────────► GRANTED ─────────► CLAIMED ──────► CONSUMED
+//	│ ▲ │ │                    │     ▲            │  │   finalize
+//	│ │ │ │ verdict deny       │     └────────────┘  │
+//	│ │ │ └───────► DENIED     │        rollback     │
+//	│ │ │                      │                     │
+//	│ │ │ connection closed    │ timeout, or its     │ claim deadline
+//	│ │ └───────► ABANDONED    │ connection closed   │ only
+//	│ │                        ▼                     │
+//	│ │ retry               EXPIRED ◄────────────────┘
+//	│ │                        ▲
+//	▼ │ verdict hold           │ hold deadline, or its
+//	HOLD ──────────────────────┘ connection closed
+//
+// What always holds, for every row and whatever the order of inputs:
+//
+//  1. Nothing leaves CONSUMED, EXPIRED, DENIED and ABANDONED.
+//  2. Every claim's fence is higher than all before: fence' = fence + 1 at a
+//     claim, fence' = fence otherwise.
+//  3. A CLAIMED lease is moved by its agent or by its own deadline; neither a
+//     time-out set before the claim nor a closed connection touches it, because
+//     the act it permits is under way.
+//  4. A timer counts if and only if its epoch is the row's. Every transition
+//     begins a new epoch, so a timer that fires late, twice or for a deadline
+//     that was met does nothing.
+//  5. A transition is saved first and then announced, once, in the row's
+//     outbox, with everything that is needed to do so again ([Again]).
+//  6. A command's answer is recorded in the row it was made by: delivered again,
+//     it is answered as it was, and moves nothing.
+package machine

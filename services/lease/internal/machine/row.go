@@ -1,0 +1,140 @@
+package machine
+
+import (
+	"slices"
+	"time"
+
+	"rollcall/subjects"
+)
+
+// Record is a lease's row as the bucket holds it: what peers see, at the top
+// level, and the service's own bookkeeping. A lease that does not exist is the
+// zero Record.
+type Record struct {
+	subjects.LeaseRow
+	Book Book `json:"book"`
+}
+
+// Exists reports whether there is a lease.
+func (r Record) Exists() bool { return r.State != "" }
+
+// Book is what the service keeps with a lease.
+type Book struct {
+	// Incarnation is that of the gateway which holds the bound connection.
+	Incarnation string `json:"incarnation"`
+	// Epoch numbers the row's transitions, and so its deadlines. Due is the one
+	// in force; zero is none.
+	Epoch uint64    `json:"epoch"`
+	Due   time.Time `json:"due,omitzero"`
+	// LeaseTimeoutMS is what the request asked for, and then what was granted:
+	// a rollback starts it afresh. ClaimTimeoutMS is how long a claim may last;
+	// 0 is for ever.
+	LeaseTimeoutMS int64 `json:"lease_timeout_ms,omitempty"`
+	ClaimTimeoutMS int64 `json:"claim_timeout_ms,omitempty"`
+	// Moderator is whose verdict is in force; it hears how the lease ends.
+	Moderator *Address `json:"moderator,omitempty"`
+	// Asked is the moderator whose answer is awaited.
+	Asked *Asked `json:"asked,omitempty"`
+	// Outbox is what the last transition announces. It stays in the row until
+	// the next write, because whoever finds the row cannot know how far its
+	// writer came.
+	Outbox []Announcement `json:"outbox,omitempty"`
+	// Answers are those given to the last commands, oldest first.
+	Answers []Answer `json:"answers,omitempty"`
+}
+
+// Address is where a connection is reached.
+type Address struct {
+	ConnectionID string `json:"connection_id"`
+	Incarnation  string `json:"incarnation"`
+}
+
+// Asked is a question to a moderator.
+type Asked struct {
+	Address
+	TimeoutMS int64 `json:"timeout_ms"`
+}
+
+// Announcement is an event that is to be stored, and who else is told.
+type Announcement struct {
+	Type string `json:"type"`
+	// Cause and the type make the event's id, whoever emits it.
+	Cause string    `json:"cause"`
+	At    time.Time `json:"at"`
+	// Lease is the row after the transition, without what never changes.
+	Lease subjects.LeaseRow `json:"lease"`
+	// Tell is a connection that hears of it directly.
+	Tell *Address `json:"tell,omitempty"`
+	// Detail is set for audit events, and only for them.
+	Detail string `json:"detail,omitempty"`
+}
+
+// Answer is what a command was answered.
+type Answer struct {
+	CommandID string `json:"command_id"`
+	Command   string `json:"command"`
+	// Lease is the row after the command, without what never changes.
+	Lease   *subjects.LeaseRow `json:"lease,omitempty"`
+	Problem *subjects.Problem  `json:"problem,omitempty"`
+}
+
+// answersKept bounds the answers of a row, and with it the row: with what never
+// changes left out, an answer has about a kilobyte at most.
+const answersKept = 64
+
+// Answered finds the answer that a command was given.
+func (r Record) Answered(commandID string) (Answer, bool) {
+	i := slices.IndexFunc(r.Book.Answers, func(a Answer) bool { return a.CommandID == commandID })
+	if i < 0 {
+		return Answer{}, false
+	}
+	return r.Book.Answers[i], true
+}
+
+// Result is what the peer is told when the command was accepted.
+func (r Record) Result(a Answer) any {
+	if a.Lease == nil {
+		return nil
+	}
+	lease := r.full(*a.Lease)
+	out := subjects.LeaseOutcome{LeaseID: lease.LeaseID, State: lease.State}
+	switch a.Command {
+	case subjects.CommandRetry, subjects.CommandResolve:
+		return subjects.LeaseResult{Lease: lease}
+	case subjects.CommandClaim:
+		out.Fence, out.ClaimExpiresAt = lease.Fence, lease.ClaimExpiresAt
+	case subjects.CommandRollback:
+		out.ExpiresAt = lease.ExpiresAt
+	case subjects.CommandRenew:
+		out.ExpiresAt, out.ClaimExpiresAt = lease.ExpiresAt, lease.ClaimExpiresAt
+		if lease.State == subjects.LeaseClaimed {
+			out.ExpiresAt = lease.ClaimExpiresAt
+		}
+	}
+	return out
+}
+
+// record notes an answer and forgets the oldest ones.
+func (b Book) record(a Answer) Book {
+	if a.CommandID == "" {
+		return b
+	}
+	kept := b.Answers
+	if excess := len(kept) + 1 - answersKept; excess > 0 {
+		kept = kept[excess:]
+	}
+	b.Answers = append(slices.Clone(kept), a)
+	return b
+}
+
+// slim leaves out what is the same in every copy of the row.
+func slim(lease subjects.LeaseRow) subjects.LeaseRow {
+	lease.Resource, lease.Metadata = "", nil
+	return lease
+}
+
+// full puts it back.
+func (r Record) full(lease subjects.LeaseRow) subjects.LeaseRow {
+	lease.Resource, lease.Metadata = r.Resource, r.Metadata
+	return lease
+}

@@ -1,0 +1,194 @@
+package lease
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rs/zerolog"
+	"golang.org/x/sync/errgroup"
+
+	"rollcall/shared/bus"
+	"rollcall/shared/daemon"
+	"rollcall/subjects"
+)
+
+// Service is one lease process.
+type Service struct {
+	config Config
+	log    zerolog.Logger
+	health *daemon.Health
+	reg    *prometheus.Registry
+
+	conn        *bus.Conn
+	rows        *bus.KV // LEASES
+	settingRows *bus.KV // SETTINGS
+	commands    jetstream.Stream
+
+	settings  *tenantSettings
+	announced *announced
+	view      *view
+	metrics   *metrics
+
+	// fault is where crash tests stop the process between two writes; an error
+	// stops only what is under way.
+	fault func(point string) error
+	// synced is closed once the settings are known as they are: a process that
+	// does not know them would grant what they deny.
+	synced chan struct{}
+}
+
+// Main runs the process with the given arguments and environment until ctx
+// ends.
+func Main(ctx context.Context, args, env []string, stderr io.Writer) error {
+	settings, config := daemon.NewSettings("lease"), Config{}
+	config.register(settings)
+	if err := settings.Parse(args, env); err != nil {
+		return err
+	}
+	log, err := daemon.Logger(stderr, config.LogLevel, "lease")
+	if err != nil {
+		return err
+	}
+	log.Info().Fields(map[string]any{"settings": settings.Describe()}).Msg("starting")
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", config.Listen)
+	if err != nil {
+		return fmt.Errorf("listen on %s: %w", config.Listen, err)
+	}
+	return New(config, log).Run(ctx, listener)
+}
+
+// New makes a process that does not run yet.
+func New(config Config, log zerolog.Logger) *Service {
+	s := &Service{
+		config:    config,
+		log:       log,
+		health:    daemon.NewHealth(),
+		reg:       prometheus.NewRegistry(),
+		settings:  &tenantSettings{log: log, byTenant: map[string]subjects.LeaseSettings{}},
+		announced: newAnnounced(),
+		view:      newView(),
+		synced:    make(chan struct{}),
+		fault: func(point string) error {
+			daemon.Fault(point)
+			return nil
+		},
+	}
+	s.metrics = newMetrics(s.reg, s.view)
+	// Set here and not in Run: between the two nothing would be failing.
+	s.health.Set("start", errors.New("starting"))
+	return s
+}
+
+// Run does the work until ctx ends and answers HTTP on listener, which it
+// closes.
+func (s *Service) Run(ctx context.Context, listener net.Listener) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return daemon.Serve(ctx, listener, s.health.Handler(s.reg), s.log) })
+	group.Go(func() error { return s.work(ctx) })
+	return group.Wait()
+}
+
+// work connects and runs every part of the service until ctx ends.
+func (s *Service) work(ctx context.Context) error {
+	conn, err := bus.Connect(ctx, bus.Options{URL: s.config.NATSURL, Name: "rollcall lease", CredsFile: s.config.NATSCreds, Log: s.log})
+	if err != nil {
+		return unlessStopped(ctx, err)
+	}
+	s.conn = conn
+	defer s.disconnect(ctx)
+	if err := s.open(ctx); err != nil {
+		return unlessStopped(ctx, err)
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	s.watch(ctx, group)
+	group.Go(func() error { return s.serve(ctx, group) })
+	return group.Wait()
+}
+
+// unlessStopped drops an error that is only the end of ctx, which is how the
+// process is asked to stop.
+func unlessStopped(ctx context.Context, err error) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	default:
+		return err
+	}
+}
+
+// disconnect flushes what is under way, bounded by the shutdown timeout.
+func (s *Service) disconnect(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.config.ShutdownTimeout)
+	defer cancel()
+	if err := s.conn.Close(ctx); err != nil {
+		s.log.Warn().Err(err).Msg("connection to NATS not drained")
+	}
+}
+
+// open ensures the streams, buckets and consumers. It makes all streams and
+// buckets: any process of the stack may be the first one that starts.
+func (s *Service) open(ctx context.Context) error {
+	for _, stream := range subjects.Streams(s.config.EventsMaxAge) {
+		if err := s.conn.EnsureStream(ctx, bus.Stream(stream), s.config.Replicas); err != nil {
+			return err
+		}
+	}
+	for _, bucket := range subjects.Buckets() {
+		if err := s.conn.EnsureBucket(ctx, bus.Bucket(bucket), s.config.Replicas); err != nil {
+			return err
+		}
+	}
+	var err error
+	if s.rows, err = s.conn.Bucket(ctx, subjects.BucketLeases); err != nil {
+		return err
+	}
+	if s.settingRows, err = s.conn.Bucket(ctx, subjects.BucketSettings); err != nil {
+		return err
+	}
+	if s.commands, err = s.conn.JS().Stream(ctx, subjects.StreamCommands); err != nil {
+		return fmt.Errorf("open stream %s: %w", subjects.StreamCommands, err)
+	}
+	return s.ensureConsumers(ctx)
+}
+
+// watch starts following the settings, and the rows for what the metrics say
+// of them; nothing is decided by that view.
+func (s *Service) watch(ctx context.Context, group *errgroup.Group) {
+	group.Go(func() error {
+		return s.settingRows.Watch(ctx, ">", func(u bus.Update) {
+			if u.Synced {
+				close(s.synced)
+			} else {
+				s.settings.apply(u)
+			}
+		})
+	})
+	group.Go(func() error { return s.rows.Watch(ctx, ">", s.view.apply) })
+}
+
+// serve starts the work on commands once the settings are known.
+func (s *Service) serve(ctx context.Context, group *errgroup.Group) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-s.synced:
+	}
+	group.Go(func() error { return s.report(ctx) })
+	s.health.Set("start", nil)
+	s.log.Info().Msg("ready")
+	return s.conn.Work(ctx, bus.Work{
+		DeliverSubject: deliverSubject,
+		Group:          deliverGroup,
+		Lanes:          s.config.Lanes,
+		Depth:          laneDepth,
+		Lane:           laneOf,
+		MaxWait:        s.config.AckWait,
+		Handle:         s.handle,
+		Log:            s.log,
+	})
+}

@@ -1,0 +1,147 @@
+package lease
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"rollcall/services/lease/internal/machine"
+	"rollcall/shared/bus"
+	"rollcall/subjects"
+)
+
+const (
+	rowsStream = "KV_" + subjects.BucketLeases
+	rowsPrefix = "$KV." + subjects.BucketLeases + "."
+
+	headerOperation    = "KV-Operation"
+	headerMarkerReason = "Nats-Marker-Reason"
+
+	codeNoMessage = 10037
+)
+
+// errBehind says that a replica has not stored yet what a listing must show.
+var errBehind = errors.New("replica is behind")
+
+// load reads a lease's row; a lease that does not exist is the zero Record.
+func (s *Service) load(ctx context.Context, key string) (bus.Entry, machine.Record, error) {
+	entry, err := s.rows.Get(ctx, key)
+	if err != nil || !entry.Exists {
+		return entry, machine.Record{}, err
+	}
+	row, err := parseRow(key, entry.Value)
+	return entry, row, err
+}
+
+func parseRow(key string, value []byte) (machine.Record, error) {
+	var row machine.Record
+	if err := json.Unmarshal(value, &row); err != nil {
+		return row, bus.Permanent(fmt.Errorf("row %q: %w", key, err))
+	}
+	return row, nil
+}
+
+// save writes a lease's row. The row of a lease that has ended lapses when its
+// retention is over; a later write, of a refusal, does not prolong it.
+func (s *Service) save(ctx context.Context, key string, row machine.Record, revision uint64, now time.Time) (uint64, error) {
+	value, err := json.Marshal(row)
+	if err != nil {
+		return 0, bus.Permanent(fmt.Errorf("encode row %q: %w", key, err))
+	}
+	var ttl time.Duration
+	if subjects.LeaseEnded(row.State) {
+		ttl = max(row.EndedAt.Add(s.config.Retention).Sub(now), time.Second)
+	}
+	return s.rows.Save(ctx, key, value, revision, ttl)
+}
+
+// scanned is one row that a scan found.
+type scanned struct {
+	key      string
+	value    []byte
+	revision uint64
+}
+
+// scan reads the rows under the keys that match the filters as they are now:
+// everything stored up to revision atLeast is taken into account, or the scan
+// fails. For that to be told one of the filters must match what was stored
+// there. Replicas store in order, so one that shows atLeast shows all before.
+func (s *Service) scan(ctx context.Context, atLeast uint64, filters ...string) ([]scanned, error) {
+	for i, filter := range filters {
+		filters[i] = rowsPrefix + filter
+	}
+	ctx, cancel := context.WithTimeout(ctx, 2*requestTimeout)
+	defer cancel()
+	consumer, err := s.conn.JS().CreateConsumer(ctx, rowsStream, jetstream.ConsumerConfig{
+		AckPolicy: jetstream.AckNonePolicy, DeliverPolicy: jetstream.DeliverLastPerSubjectPolicy,
+		FilterSubjects: filters, MemoryStorage: true, Replicas: 1, InactiveThreshold: time.Minute,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list rows: %w", err)
+	}
+	defer s.discard(rowsStream, consumer)
+	var rows []scanned
+	newest := uint64(0)
+	err = each(consumer, func(msg jetstream.Msg, meta *jetstream.MsgMetadata) {
+		newest = max(newest, meta.Sequence.Stream)
+		if header := msg.Headers(); header.Get(headerOperation) == "" && header.Get(headerMarkerReason) == "" {
+			key := strings.TrimPrefix(msg.Subject(), rowsPrefix)
+			rows = append(rows, scanned{key: key, value: msg.Data(), revision: meta.Sequence.Stream})
+		}
+	})
+	if err == nil && newest < atLeast {
+		err = errBehind
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list rows: %w", err)
+	}
+	return rows, nil
+}
+
+// isClosed reports whether a connection has a tombstone, by the word of the
+// stream's leader: what was acknowledged before the question is in the answer,
+// which a replica could not promise.
+func (s *Service) isClosed(ctx context.Context, tenant, connection string) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	question, err := json.Marshal(map[string]string{"last_by_subj": rowsPrefix + subjects.ClosedKey(tenant, connection)})
+	if err != nil {
+		return false, fmt.Errorf("encode question: %w", err)
+	}
+	msg, err := s.conn.NC().RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+rowsStream, question)
+	if err != nil {
+		return false, fmt.Errorf("read tombstone of %q: %w", connection, err)
+	}
+	var answer struct {
+		Error *struct {
+			Code    int    `json:"err_code"`
+			Message string `json:"description"`
+		} `json:"error"`
+		Message *struct {
+			Header string `json:"hdrs"`
+		} `json:"message"`
+	}
+	if err := json.Unmarshal(msg.Data, &answer); err != nil {
+		return false, fmt.Errorf("read tombstone of %q: %w", connection, err)
+	}
+	switch {
+	case answer.Error != nil && answer.Error.Code == codeNoMessage:
+		return false, nil
+	case answer.Error != nil:
+		return false, fmt.Errorf("read tombstone of %q: %s", connection, answer.Error.Message)
+	case answer.Message == nil:
+		return false, fmt.Errorf("read tombstone of %q: %w", connection, errBehind)
+	}
+	header, err := base64.StdEncoding.DecodeString(answer.Message.Header)
+	if err != nil {
+		return false, fmt.Errorf("read tombstone of %q: %w", connection, err)
+	}
+	return !bytes.Contains(header, []byte(headerMarkerReason+":")) && !bytes.Contains(header, []byte(headerOperation+":")), nil
+}
