@@ -82,13 +82,13 @@ func New(config Config, log zerolog.Logger) *Service {
 	s.settings = &tenantSettings{config: &s.config, log: log, byTenant: map[string]subjects.PresenceSettings{}}
 	s.metrics = newMetrics(s.reg, s.roster)
 	s.registrar, s.reader = newRegistrar(s), newReader(s)
+	s.health.Set("start", errors.New("starting"))
 	return s
 }
 
 // Run does the work until ctx ends and answers HTTP on listener, which it
 // closes.
 func (s *Service) Run(ctx context.Context, listener net.Listener) error {
-	s.health.Set("start", errors.New("starting"))
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return daemon.Serve(ctx, listener, s.health.Handler(s.reg), s.log) })
 	group.Go(func() error { return s.work(ctx) })

@@ -37,6 +37,8 @@ const ensureAttempts = 10
 // EnsureStream creates the stream, or raises what is smaller than s asks for.
 // It never shrinks anything, so what an operator enlarged stays. Any number of
 // processes may do it at once.
+// A stream in memory is also made again after every reconnect, because a server
+// on its own forgets it when it restarts.
 // NB: raising reads, then writes; an operator's change in between is lost.
 func (c *Conn) EnsureStream(ctx context.Context, s Stream, replicas int) error {
 	want := s.config(replicas)
@@ -44,10 +46,18 @@ func (c *Conn) EnsureStream(ctx context.Context, s Stream, replicas int) error {
 		_, err := c.js.CreateStream(ctx, want)
 		return err
 	}
-	if err := c.ensure(ctx, want, create); err != nil {
-		return fmt.Errorf("ensure stream %q: %w", s.Name, err)
+	ensure := func(ctx context.Context) error {
+		if err := c.ensure(ctx, want, create); err != nil {
+			return fmt.Errorf("ensure stream %q: %w", s.Name, err)
+		}
+		return nil
 	}
-	return nil
+	if s.Memory {
+		c.mu.Lock()
+		c.memory[s.Name] = ensure
+		c.mu.Unlock()
+	}
+	return ensure(ctx)
 }
 
 // EnsureBucket does for a bucket what EnsureStream does for a stream.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"sync"
 	"time"
@@ -41,6 +42,8 @@ type Conn struct {
 
 	mu   sync.Mutex
 	link link
+	// memory is what to make again after a reconnect.
+	memory map[string]func(context.Context) error
 }
 
 // link is one unbroken stretch of connection, or of its absence.
@@ -52,7 +55,7 @@ type link struct {
 
 // Connect connects to NATS, trying again until ctx ends.
 func Connect(ctx context.Context, o Options) (*Conn, error) {
-	c := &Conn{log: o.Log, closed: make(chan struct{})}
+	c := &Conn{log: o.Log, closed: make(chan struct{}), memory: map[string]func(context.Context) error{}}
 	c.link = newLink()
 	for attempt := 1; ; attempt++ {
 		nc, err := nats.Connect(o.URL, c.options(o)...)
@@ -92,6 +95,7 @@ func (c *Conn) options(o Options) []nats.Option {
 		nats.ReconnectHandler(func(nc *nats.Conn) {
 			c.connected()
 			c.log.Info().Str("server", nc.ConnectedUrlRedacted()).Msg("reconnected to NATS")
+			c.remake()
 		}),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) { c.disconnected(err) }),
 		nats.ClosedHandler(func(*nats.Conn) { c.shut() }),
@@ -144,6 +148,23 @@ func (c *Conn) connected() {
 	case <-c.link.up:
 	default:
 		close(c.link.up)
+	}
+}
+
+// remake makes the streams that live in memory again: a server on its own that
+// restarts forgets not only what they held but that there were any. It runs on
+// the goroutine of the connection's callbacks, so a disconnect that comes
+// meanwhile is noticed a little late.
+func (c *Conn) remake() {
+	c.mu.Lock()
+	again := maps.Clone(c.memory)
+	c.mu.Unlock()
+	for name, ensure := range again {
+		ctx, cancel := context.WithTimeout(context.Background(), defaultTimeout)
+		if err := ensure(ctx); err != nil {
+			c.log.Error().Err(err).Str("stream", name).Msg("stream in memory not made again")
+		}
+		cancel()
 	}
 }
 
