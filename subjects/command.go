@@ -25,9 +25,10 @@ const (
 	CommandTimer = "timer"
 )
 
-// ScheduleToken ends the subject on which a lease's timer waits until it is
-// due. No consumer matches it.
-const ScheduleToken = "schedule"
+// TimerSchedule ends the subject on which a lease's timer waits until it is
+// due. It is a token longer than a command, so that [AllLeaseCommands] does not
+// match it: a waiting timer belongs to the server's scheduler alone.
+const TimerSchedule = CommandTimer + ".schedule"
 
 // LeaseCommands returns the commands the lease service consumes.
 func LeaseCommands() []string {
@@ -37,8 +38,10 @@ func LeaseCommands() []string {
 	}
 }
 
-// AllLeaseCommands is the filter of one command, of all tenants and leases.
-func AllLeaseCommands(command string) string { return "tenant.*.lease.*." + command }
+// AllLeaseCommands is the filter for every command, of all tenants and leases.
+// It is one filter on purpose: a consumer with several looks each message up in
+// a list of them.
+const AllLeaseCommands = "tenant.*.lease.*.*"
 
 // Filters of everything that says a connection is gone.
 const (

@@ -81,7 +81,7 @@ func (s *Service) perform(ctx context.Context, t task, effects []machine.Effect)
 // whole seconds, and so fires early. The id names the epoch, which the fired
 // message does not carry on.
 func (s *Service) schedule(ctx context.Context, t task, e machine.Schedule) error {
-	subject := subjects.LeaseCommand(t.tenant, t.in.LeaseID, subjects.ScheduleToken).String()
+	subject := subjects.LeaseCommand(t.tenant, t.in.LeaseID, subjects.TimerSchedule).String()
 	target := subjects.LeaseCommand(t.tenant, t.in.LeaseID, subjects.CommandTimer).String()
 	data, err := json.Marshal(subjects.LeaseTimer{AgentID: t.agent, Epoch: e.Epoch})
 	if err != nil {
@@ -89,7 +89,7 @@ func (s *Service) schedule(ctx context.Context, t task, e machine.Schedule) erro
 	}
 	_, err = s.conn.Publish(ctx, bus.Message{
 		Subject: subject,
-		ID:      subjects.DeriveID(t.tenant, subject, fmt.Sprintf("%s/%d/%s", t.agent, e.Epoch, e.Repair), subjects.ScheduleToken),
+		ID:      subjects.DeriveID(t.tenant, subject, fmt.Sprintf("%s/%d/%s", t.agent, e.Epoch, e.Repair), subjects.TimerSchedule),
 		Header: nats.Header{
 			"Nats-Schedule":        {"@at " + e.At.UTC().Format(time.RFC3339Nano)},
 			"Nats-Schedule-Target": {target},
@@ -104,7 +104,7 @@ func (s *Service) schedule(ctx context.Context, t task, e machine.Schedule) erro
 func (s *Service) cancel(ctx context.Context, t task) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	subject := subjects.LeaseCommand(t.tenant, t.in.LeaseID, subjects.ScheduleToken).String()
+	subject := subjects.LeaseCommand(t.tenant, t.in.LeaseID, subjects.TimerSchedule).String()
 	if err := s.commands.Purge(ctx, jetstream.WithPurgeSubject(subject)); err != nil {
 		s.log.Debug().Err(err).Str("subject", subject).Msg("timer left to fire")
 	}

@@ -39,12 +39,8 @@ const (
 // oldest event there is: a connection that closed before leases were first
 // served is closed.
 func (s *Service) ensureConsumers(ctx context.Context) error {
-	var commands []string
-	for _, command := range subjects.LeaseCommands() {
-		commands = append(commands, subjects.AllLeaseCommands(command))
-	}
 	return errors.Join(
-		s.ensureConsumer(ctx, subjects.StreamCommands, commandsName, commands),
+		s.ensureConsumer(ctx, subjects.StreamCommands, commandsName, []string{subjects.AllLeaseCommands}),
 		s.ensureConsumer(ctx, subjects.StreamEvents, closesName,
 			[]string{subjects.AllAgentConnectionsClosed, subjects.AllInstanceConnectionsClosed}),
 	)

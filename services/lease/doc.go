@@ -14,7 +14,7 @@
 //	out:  tenant.T.agent.A.lease.<transition>
 //	      tenant.T.audit.agent.A.lease_claim_deadline
 //	      tenant.T.edge.N.C: replies, notices, questions to moderators
-//	      tenant.T.lease.L.schedule: timers that the server delivers when due
+//	      tenant.T.lease.L.timer.schedule: timers that the server delivers when due
 //	rows: LEASES T.A.L              leases
 //	             T._closed.C        connections that are gone, for ten minutes
 //	             T._moderator.C     who answers for which resources

@@ -97,7 +97,7 @@ func (s *stage) timers() []string {
 	s.t.Helper()
 	stream, err := s.conn.JS().Stream(s.t.Context(), subjects.StreamCommands)
 	require.NoError(s.t, err)
-	info, err := stream.Info(s.t.Context(), jetstream.WithSubjectFilter("tenant.*.lease.*.schedule"))
+	info, err := stream.Info(s.t.Context(), jetstream.WithSubjectFilter("tenant.*.lease.*.timer.schedule"))
 	require.NoError(s.t, err)
 	var found []string
 	for subject := range info.State.Subjects {

@@ -140,7 +140,7 @@ func TestTimerOfAProcessThatStoodStill(t *testing.T) {
 	ok[subjects.LeaseOutcome](ada, "renew", lease, subjects.LeaseRenew{LeaseID: lease, TimeoutMS: new(int64(1500))})
 	data, err := json.Marshal(subjects.LeaseTimer{AgentID: "ada", Epoch: 1})
 	require.NoError(t, err)
-	message := bus.Message{Subject: subjects.LeaseCommand("acme", lease, "schedule").String(), Data: data, Header: map[string][]string{
+	message := bus.Message{Subject: subjects.LeaseCommand("acme", lease, subjects.TimerSchedule).String(), Data: data, Header: map[string][]string{
 		"Nats-Schedule":        {"@at " + time.Now().Add(time.Second).UTC().Format(time.RFC3339Nano)},
 		"Nats-Schedule-Target": {subjects.LeaseCommand("acme", lease, "timer").String()},
 	}}
