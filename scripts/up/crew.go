@@ -66,13 +66,13 @@ func (w *crew) start(name, binary string, port int, args ...string) (*process, e
 	if err != nil {
 		return nil, fmt.Errorf("open log: %w", err)
 	}
-	args = append([]string{"--listen", address(port)}, args...)
-	cmd := exec.CommandContext(w.life, filepath.Join(w.bin, binary), args...)
+	cmd := exec.CommandContext(w.life, filepath.Join(w.bin, binary), append([]string{"--listen", address(port)}, args...)...)
 	cmd.Env, cmd.Stdout, cmd.Stderr, cmd.SysProcAttr = w.env, log, log, childAttr()
 	p := &process{
 		name: name, url: "http://" + address(port), cmd: cmd,
 		log: log.Name(), offset: info.Size(), exited: make(chan struct{}),
 	}
+	p.again = func(port int) (*process, error) { return w.start(name, binary, port, args...) }
 	started := make(chan error, 1)
 	w.starts <- func() { started <- cmd.Start() }
 	if err := <-started; err != nil {

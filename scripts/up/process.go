@@ -3,6 +3,7 @@ package up
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -18,6 +19,8 @@ type process struct {
 	name string
 	url  string
 	cmd  *exec.Cmd
+	// again starts it once more on another port.
+	again func(port int) (*process, error)
 	// log is the file it writes to, from offset on.
 	log    string
 	offset int64
@@ -53,7 +56,7 @@ func (p *process) ready(ctx context.Context) error {
 	defer tick.Stop()
 	for {
 		last := p.ask(ctx)
-		if last == "" {
+		if last == "" && p.alive() {
 			return nil
 		}
 		select {
@@ -80,12 +83,19 @@ func (p *process) ask(ctx context.Context) string {
 		return "no answer"
 	}
 	defer func() { _ = response.Body.Close() }()
-	if response.StatusCode == http.StatusOK {
-		return ""
-	}
 	body, err := io.ReadAll(io.LimitReader(response.Body, 512))
 	if err != nil {
 		return response.Status
+	}
+	var who struct {
+		PID int `json:"pid"`
+	}
+	// Somebody else may have taken the port after it was found free.
+	if json.Unmarshal(body, &who) == nil && who.PID != 0 && who.PID != p.pid() {
+		return fmt.Sprintf("process %d answers at %s", who.PID, p.url)
+	}
+	if response.StatusCode == http.StatusOK {
+		return ""
 	}
 	return response.Status + " " + string(bytes.TrimSpace(body))
 }

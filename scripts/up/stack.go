@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -184,8 +185,9 @@ func (s *stack) await(ctx context.Context) error {
 	bounded, cancel := context.WithTimeout(ctx, readyTimeout)
 	defer cancel()
 	for _, group := range [][]*process{s.lease, s.presence, s.gateways} {
-		for _, p := range group {
-			err := p.ready(bounded)
+		for i := range group {
+			err := s.awaitOne(bounded, &group[i])
+			p := group[i]
 			if err != nil && ctx.Err() == nil {
 				s.crew.say("up: %s wrote last (%s):\n%s", p.name, p.log, p.lastLines())
 			}
@@ -195,6 +197,29 @@ func (s *stack) await(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// portTries is how often a process gets another port because the one that was
+// found free for it was taken before it listened.
+const portTries = 3
+
+// awaitOne waits until a process is ready. With automatic ports one that found
+// its port taken is started again on another.
+func (s *stack) awaitOne(ctx context.Context, p **process) error {
+	for try := 1; ; try++ {
+		err := (*p).ready(ctx)
+		taken := err != nil && !(*p).alive() && strings.Contains((*p).lastLines(), "address already in use")
+		if !taken || s.config.Ports != portsAuto || try == portTries {
+			return err
+		}
+		next, err := assign(ctx, Config{Ports: portsAuto, NATSURL: "none", Lease: 1})
+		if err != nil {
+			return err
+		}
+		if *p, err = (*p).again(next.lease[0]); err != nil {
+			return err
+		}
+	}
 }
 
 // populate starts the demo agents, if there are to be any.

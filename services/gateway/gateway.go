@@ -47,6 +47,7 @@ type Gateway struct {
 
 	trust     token.Trust
 	listener  net.Listener
+	sampler   zerolog.Sampler // of refusals over HTTP
 	health    *daemon.Health
 	metrics   *metrics
 	admission *admission
@@ -77,6 +78,7 @@ func New(ctx context.Context, cfg Config, log zerolog.Logger) (*Gateway, error) 
 		cfg: cfg, id: id, incarnation: subjects.NewID(), ownConnection: subjects.NewID(), startedAt: time.Now().UTC(),
 		trust: token.NewTrust(cfg.TrustedIssuers), listener: listener, health: daemon.NewHealth(),
 		admission: newAdmission(cfg.MaxConnections), upgrades: newUpgrades(cfg.UpgradeRate), roster: newRoster(),
+		sampler: newSampler(),
 	}
 	g.log = log.With().Str("gateway_id", id).Str("incarnation", g.incarnation).Logger()
 	g.metrics = newMetrics(func() float64 { return float64(g.admission.count()) })

@@ -126,7 +126,6 @@ func (s *socket) begin(requestID string, seq uint64) {
 		Gateway: gatewayResult{InstanceID: g.id, Incarnation: g.incarnation, Version: Version},
 		PingMS:  g.cfg.Ping.Milliseconds(), Cursor: formatCursor(seq),
 	}, nil)
-	s.log.Debug().Msg("connection opened")
 }
 
 // storeOpened stores the opening and returns its place in the stream.
@@ -149,6 +148,7 @@ func (s *socket) storeOpened(ctx context.Context) (uint64, error) {
 	if err != nil {
 		return 0, err
 	}
+	s.log.Debug().Str("event_id", r.event.EventID).Uint64("seq", ack.Seq).Msg("connection opened")
 	return ack.Seq, nil
 }
 
@@ -167,7 +167,7 @@ func (s *socket) storeClosed(life context.Context, end ending) {
 		s.log.Error().Err(err).Str("reason", end.reason).Msg("closing not stored")
 		return
 	}
-	s.log.Debug().Str("reason", end.reason).Int("code", end.code).Msg("connection closed")
+	s.log.Debug().Str("event_id", r.event.EventID).Str("reason", end.reason).Int("code", end.code).Msg("connection closed")
 }
 
 // ownEntry is the peer's instance row as far as this connection knows it.

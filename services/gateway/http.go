@@ -98,6 +98,7 @@ func (g *Gateway) newSocket(conn *websocket.Conn, addr netip.Addr, text string) 
 		gateway: g, conn: conn, ip: addr.String(), out: newQueue(g.cfg.SendQueue, g.cfg.SendBytes),
 		log:      g.log.With().Str("ip", addr.String()).Logger(),
 		requests: rate.NewLimiter(rate.Limit(g.cfg.RequestRate), g.cfg.RequestBurst),
+		sampler:  newSampler(),
 		calls:    newCalls(),
 		asked:    asked{open: map[string]question{}},
 		beacons:  rate.NewLimiter(rate.Limit(g.cfg.BeaconRate), g.cfg.BeaconRate),
@@ -161,12 +162,12 @@ func (g *Gateway) getPresence(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if !bearer.Scopes.Has(token.ScopePresenceRead) {
-		writeError(w, forbidden(token.ScopePresenceRead))
+		g.writeError(w, forbidden(token.ScopePresenceRead))
 		return
 	}
 	q, err := parseListQuery(r.URL.RawQuery)
 	if err != nil {
-		writeError(w, err)
+		g.writeError(w, err)
 		return
 	}
 	writeJSON(w, http.StatusOK, "application/json", presencePage{
@@ -177,14 +178,14 @@ func (g *Gateway) getPresence(w http.ResponseWriter, r *http.Request) {
 // authorize finds out who asks, and answers whoever cannot be told anything.
 func (g *Gateway) authorize(w http.ResponseWriter, r *http.Request) (token.Token, bool) {
 	if !g.roster.isOpen() {
-		writeError(w, unavailable())
+		g.writeError(w, unavailable())
 		return token.Token{}, false
 	}
 	bearer, err := g.trust.Verify(token.Find(r.Header.Get("Authorization"), nil, tokenEntry), time.Now())
 	if err != nil {
 		g.log.Info().Str("refusal", err.Error()).Str("ip", remoteAddr(r).String()).Msg("request refused")
 		w.Header().Set("WWW-Authenticate", "Bearer")
-		writeError(w, &subjects.Problem{Code: subjects.CodeUnauthorized, Message: "a valid access token is required"})
+		g.writeError(w, &subjects.Problem{Code: subjects.CodeUnauthorized, Message: "a valid access token is required"})
 		return token.Token{}, false
 	}
 	return bearer, true
@@ -248,11 +249,12 @@ type httpProblem struct {
 }
 
 // writeError answers with a problem. What is none is ours, and not told.
-func writeError(w http.ResponseWriter, err error) {
+func (g *Gateway) writeError(w http.ResponseWriter, err error) {
 	var p *subjects.Problem
 	if !errors.As(err, &p) {
 		p = &subjects.Problem{Code: subjects.CodeInternalError, Message: "the gateway could not serve the request"}
 	}
+	logRefusal(g.log.Sample(g.sampler), p).Msg("request refused")
 	status := statusOf(p.Code)
 	writeJSON(w, status, "application/problem+json", httpProblem{
 		Type: "about:blank", Title: http.StatusText(status), Status: status,

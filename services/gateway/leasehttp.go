@@ -34,7 +34,7 @@ func (g *Gateway) getLeases(w http.ResponseWriter, r *http.Request) {
 		err = list.Validate()
 	}
 	if err != nil {
-		writeError(w, err)
+		g.writeError(w, err)
 		return
 	}
 	// The reply needs an address of its own; no socket listens there.
@@ -56,8 +56,7 @@ func (g *Gateway) getLeases(w http.ResponseWriter, r *http.Request) {
 		if errors.Is(err, bus.ErrUnavailable) {
 			err = unavailable()
 		}
-		g.log.Info().Err(err).Msg("leases not listed")
-		writeError(w, err)
+		g.writeError(w, err)
 		return
 	}
 	writeJSON(w, http.StatusOK, "application/json", page)

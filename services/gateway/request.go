@@ -9,6 +9,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/rs/zerolog"
 	"golang.org/x/time/rate"
 
 	"rollcall/services/gateway/internal/machine"
@@ -63,6 +64,8 @@ func (s *socket) handleFrame(ctx context.Context, data []byte) {
 // badFrame tells the peer that it was not understood, and closes a socket that
 // says nothing else.
 func (s *socket) badFrame(code, message string) {
+	refused := s.refusals()
+	refused.Info().Str("code", code).Msg("frame refused")
 	s.event("error", frameError{Code: code, Message: message})
 	if s.badFrames++; s.badFrames >= maxBadFrames {
 		s.stop(ending{code: machine.CodeBadFrame, text: "too many invalid frames", reason: subjects.ClosedProtocolError})
@@ -152,9 +155,32 @@ func (s *socket) answer(r machine.Request, result any, err error) {
 	if err != nil {
 		frame.Result, frame.Error = nil, s.problem(r.Type, err)
 		outcome = frame.Error.Code
+		logRefusal(s.refusals(), frame.Error).Str("type", knownType(r.Type)).Msg("request refused")
 	}
 	s.gateway.metrics.requests.WithLabelValues(knownType(r.Type), outcome).Inc()
 	s.out.reply(encodeFrame(frame))
+}
+
+// refusals is the log of what this socket is refused. It is sampled, because a
+// peer that means harm could fill the disk with it.
+func (s *socket) refusals() zerolog.Logger { return s.log.Sample(s.sampler) }
+
+// newSampler bounds the refusals that are logged to fifty a second.
+func newSampler() zerolog.Sampler {
+	const most = 50
+	return &zerolog.BurstSampler{Burst: most, Period: time.Second}
+}
+
+// logRefusal begins the log line of a refusal. It names the field and the rule,
+// and never repeats a value.
+func logRefusal(log zerolog.Logger, p *subjects.Problem) *zerolog.Event {
+	line := log.Info().Str("code", p.Code)
+	for _, key := range []string{"field", "rule", "scope"} {
+		if text, is := p.Details[key].(string); is {
+			line = line.Str(key, clip(text))
+		}
+	}
+	return line
 }
 
 // problem turns any error into what may be told.

@@ -51,6 +51,7 @@ type socket struct {
 	token   token.Token
 	ip      string
 	log     zerolog.Logger
+	sampler zerolog.Sampler // of refusals
 	out     *queue
 
 	// busy is above 0 while the reader handles a frame or the writer is in the
@@ -112,7 +113,7 @@ func (s *socket) run(life context.Context) {
 	err := s.read(ctx, func() { pinger.Go(func() { s.ping(reading) }) })
 	doneReading()
 	pinger.Wait() // its verdict counts, if it has one
-	s.stop(readEnding(err))
+	s.stop(s.readEnding(err))
 	writer.Wait()
 	cutOff() // what still waits for the lease service has nobody to tell
 	s.calls.running.Wait()
@@ -144,7 +145,15 @@ func (s *socket) read(ctx context.Context, opened func()) error {
 }
 
 // readEnding tells why the connection ended when nobody on our side ended it.
-func readEnding(err error) ending {
+func (s *socket) readEnding(err error) ending {
+	e := endingOf(err)
+	if e.reason == subjects.ClosedProtocolError && !s.stopping() {
+		s.log.Info().Int("code", e.code).Str("reason", e.text).Msg("socket closed for what it sent")
+	}
+	return e
+}
+
+func endingOf(err error) ending {
 	var network *net.OpError
 	code := websocket.CloseStatus(err)
 	switch {

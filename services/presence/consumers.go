@@ -73,6 +73,10 @@ func (c consumers) ensureCommon(ctx context.Context, from uint64) error {
 func (c consumers) ensureAgent(ctx context.Context, key subjects.PresenceKey, from uint64) error {
 	cfg := c.config(agentConsumer(key), subjects.AgentInputs(key.Tenant, key.Agent), 1)
 	cfg.DeliverPolicy, cfg.OptStartSeq = jetstream.DeliverByStartSequencePolicy, max(from, 1)
+	// In memory, because a file per agent makes the disk the bound of the whole
+	// fleet. A server on its own forgets these consumers when it restarts; the
+	// sweep that follows a reconnect makes them again from the rows.
+	cfg.MemoryStorage = true
 	return c.create(ctx, cfg)
 }
 
@@ -87,6 +91,18 @@ func (c consumers) config(name, filter string, pending int) jetstream.ConsumerCo
 		MaxAckPending:  pending,
 		MaxDeliver:     -1,
 	}
+}
+
+// registered is the sequence up to which every opened event has been
+// acknowledged.
+func (c consumers) registered(ctx context.Context) (uint64, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	consumer, err := c.js.PushConsumer(ctx, subjects.StreamEvents, registrarName)
+	if err != nil {
+		return 0, fmt.Errorf("look up consumer %q: %w", registrarName, err)
+	}
+	return consumer.CachedInfo().AckFloor.Stream, nil
 }
 
 // create makes a consumer unless one of its name exists. One that exists keeps

@@ -103,15 +103,19 @@ func (s *Service) cleanUp(ctx context.Context, l lapse) error {
 }
 
 // keep does what comes round: caps, forgotten events, and, where agents have
-// consumers, the sweep, which also runs at the start.
+// consumers, the sweep, which also runs at the start and after a reconnect: a
+// server that restarted has forgotten the consumers.
 func (s *Service) keep(ctx context.Context) error {
 	tick := time.NewTicker(chores)
 	defer tick.Stop()
 	var swept time.Time
+	reconnects := s.conn.NC().Stats().Reconnects
 	for {
-		if s.config.Consumers == perAgent && time.Since(swept) >= s.config.Sweep {
-			swept = time.Now()
+		again := s.conn.NC().Stats().Reconnects != reconnects
+		if s.config.Consumers == perAgent && s.conn.Connected() && (again || time.Since(swept) >= s.config.Sweep) {
+			reconnects, swept = s.conn.NC().Stats().Reconnects, time.Now()
 			if err := s.sweep(ctx); err != nil && ctx.Err() == nil {
+				swept = time.Time{} // and again at the next tick
 				s.log.Warn().Err(err).Msg("consumers not all in line with rows")
 			}
 		}

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/stretchr/testify/require"
 
 	"rollcall/shared/bus"
@@ -378,5 +379,46 @@ func TestRandomChurnEndsInTheTruth(t *testing.T) {
 				last = status
 			}
 		}
+	})
+}
+
+// TestOpeningThatDiedWithItsProcess delivers an agent's second opened event
+// while the first is still with a process that will never handle it.
+func TestOpeningThatDiedWithItsProcess(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, perAgent)
+	// The process is there to make the registrar, and then gone.
+	s.start().stop()
+	taken := make(chan struct{}, 2)
+	sub, err := s.conn.NC().QueueSubscribe(deliverSubject, deliverGroup, func(*nats.Msg) { taken <- struct{}{} })
+	require.NoError(t, err)
+	g := s.gateway("g1")
+	first := g.open("ada", "laptop")
+	<-taken // and never answered
+	require.NoError(t, sub.Unsubscribe())
+	require.NoError(t, s.conn.NC().Flush())
+	second := g.open("ada", "tablet")
+	s.start()
+	s.eventually(func() bool { return len(s.agent("ada").Connections) == 2 }, "an opening is lost")
+	second.close()
+	s.eventually(func() bool { return len(s.agent("ada").Connections) == 1 }, "not closed")
+	require.Equal(t, first.id, s.agent("ada").Connections[0].ConnectionID)
+	require.Equal(t, []subjects.Status{online}, s.changes("ada"))
+}
+
+// TestConsumersComeBackWithTheServer restarts NATS, which forgets the agents'
+// consumers.
+func TestConsumersComeBackWithTheServer(t *testing.T) {
+	t.Parallel()
+	eachMode(t, func(t *testing.T, s *stage) {
+		t.Helper()
+		s.start(func(c *Config) { c.Sweep = time.Hour })
+		ada := s.gateway("g1").open("ada", "laptop")
+		s.eventually(func() bool { return len(s.changes("ada")) == 1 }, "not online")
+		s.server.Restart(t)
+		ada.lease("granted", subjects.NewID())
+		ada.close()
+		s.eventually(func() bool { return len(s.changes("ada")) == 3 }, "events lost with the server's memory")
+		require.Equal(t, []subjects.Status{online, working, offline}, s.changes("ada"))
 	})
 }

@@ -52,17 +52,32 @@ func (r *registrar) register(ctx context.Context, d *bus.Delivery, subject subje
 		r.drop(key.String(), d.Seq)
 		return err
 	}
-	from := d.Seq
-	if row != nil {
-		// Not one further: the crash that lost the consumer may also have come
-		// between this event's row and its announcement.
-		from = min(from, row.AppliedSeq)
+	from, err := r.startOf(ctx, row)
+	if err == nil {
+		err = r.consumers.ensureAgent(ctx, key, from)
 	}
-	if err := r.consumers.ensureAgent(ctx, key, from); err != nil {
+	if err != nil {
 		r.drop(key.String(), d.Seq)
 		return err
 	}
 	return bus.ErrDeferred
+}
+
+// startOf is the sequence at which an agent's consumer must start so that it
+// misses nothing.
+//
+// A row says what it has seen. The consumer starts at that very event and not
+// behind it: the crash that lost the consumer may have come between the event's
+// row and its announcement. Without a row nothing of the agent is reflected
+// but what was acknowledged here. That may be less than what came before the
+// event at hand: an earlier opened event of the same agent may still be under
+// way in a process that has died with it.
+func (r *registrar) startOf(ctx context.Context, row *subjects.AgentRow) (uint64, error) {
+	if row != nil {
+		return row.AppliedSeq, nil
+	}
+	floor, err := r.consumers.registered(ctx)
+	return floor + 1, err
 }
 
 // release acknowledges the opened events of an agent that its row reflects. It

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"os"
 	"slices"
 	"sync"
 
@@ -62,7 +63,9 @@ func (h *Health) Handler(reg *prometheus.Registry) *http.ServeMux {
 }
 
 type healthReply struct {
-	Status  string            `json:"status"`
+	Status string `json:"status"`
+	// PID tells whoever started the process that it is this one that answers.
+	PID     int               `json:"pid"`
 	Failing map[string]string `json:"failing,omitempty"`
 }
 
@@ -73,6 +76,7 @@ func (h *Health) snapshot() map[string]string {
 }
 
 func answer(w http.ResponseWriter, status int, reply healthReply) {
+	reply.PID = os.Getpid()
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(status)
