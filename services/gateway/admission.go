@@ -12,20 +12,38 @@ import (
 // until its closing is stored, so that a peer who reconnects in a loop while
 // JetStream is away is stopped by the cap instead of filling the memory.
 type admission struct {
-	limit int
+	limit int // of a tenant without a setting of its own
 
-	mu    sync.Mutex
-	held  map[string]int
-	total int
+	mu     sync.Mutex
+	limits map[string]int
+	held   map[string]int
+	total  int
 }
 
-func newAdmission(limit int) *admission { return &admission{limit: limit, held: map[string]int{}} }
+func newAdmission(limit int) *admission {
+	return &admission{limit: limit, limits: map[string]int{}, held: map[string]int{}}
+}
+
+// setLimit gives a tenant a limit of its own; 0 takes it away.
+func (a *admission) setLimit(tenant string, limit int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if limit == 0 {
+		delete(a.limits, tenant)
+		return
+	}
+	a.limits[tenant] = limit
+}
 
 // take gives a tenant's socket a place, if there is one.
 func (a *admission) take(tenant string) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.held[tenant] >= a.limit {
+	limit, set := a.limits[tenant]
+	if !set {
+		limit = a.limit
+	}
+	if a.held[tenant] >= limit {
 		return false
 	}
 	a.held[tenant]++

@@ -4,9 +4,12 @@
 // # What goes in and out
 //
 //	reads   PRESENCE, GATEWAYS                         into an in-memory view
+//	        SETTINGS T.presence                        caps on connections
 //	        EVENTS   tenant.*.presence.>               to subscribed sockets
+//	        EDGE     tenant.*.edge.N.*                 replies, and what is for one peer
 //	writes  EVENTS   tenant.T.agent.A.connection.*     peers with an agent
 //	                 tenant.T.instance.I.connection.*  peers without, and the gateway itself
+//	        COMMANDS tenant.T.lease.L.<command>        lease requests
 //	        GATEWAYS system.G                          its own row, and no other
 //
 // # A socket's life
@@ -22,7 +25,7 @@
 //
 //	JetStream away      openings are refused with 1013, requests that store
 //	                    answer unavailable, closings are retried until the
-//	                    process ends; listings go on from memory
+//	                    process ends; listings of presence go on from memory
 //	row lapses          presence closes this gateway's connections; once the
 //	                    gateway sees that, it cuts their sockets
 //	second process      the one that started later takes the row; the other

@@ -227,6 +227,13 @@ func (g *Gateway) follow(ctx context.Context, background *tasks, presence, gatew
 	background.run("follow "+subjects.BucketGateways, func(ctx context.Context) error {
 		return gateways.Watch(ctx, ">", g.view.applyGateways)
 	})
+	settings, err := g.conn.Bucket(ctx, subjects.BucketSettings)
+	if err != nil {
+		return fmt.Errorf("open bucket: %w", err)
+	}
+	background.run("follow "+subjects.BucketSettings, func(ctx context.Context) error {
+		return settings.Watch(ctx, "*.presence", g.applySetting)
+	})
 	for _, done := range []<-chan struct{}{g.view.presenceSynced.c, g.view.gatewaysSynced.c} {
 		select {
 		case <-done:
@@ -245,6 +252,27 @@ func (g *Gateway) follow(ctx context.Context, background *tasks, presence, gatew
 	return nil
 }
 
+// applySetting takes a tenant's settings. One that is not valid is logged and
+// leaves the last good one in force.
+func (g *Gateway) applySetting(u bus.Update) {
+	tenant, _, err := subjects.ParseSettingsKey(u.Key)
+	if u.Synced || err != nil {
+		return
+	}
+	var settings subjects.PresenceSettings
+	if u.Op == bus.Put {
+		settings, err = subjects.Decode[subjects.PresenceSettings](u.Value)
+		if err == nil {
+			err = settings.Validate()
+		}
+	}
+	if err != nil {
+		g.log.Error().Err(err).Str("key", u.Key).Uint64("revision", u.Revision).Msg("setting refused; the last good one stays")
+		return
+	}
+	g.admission.setLimit(tenant, settings.MaxConnections)
+}
+
 // announceSelf stores an event about the gateway's own connection.
 func (g *Gateway) announceSelf(ctx context.Context, name string, payload any) error {
 	r, err := newRecord(subjects.SystemTenant, "", g.id, name, time.Now(), payload)
@@ -252,6 +280,11 @@ func (g *Gateway) announceSelf(ctx context.Context, name string, payload any) er
 		return err
 	}
 	return g.publisher.insist(ctx, r)
+}
+
+// reachesJetStream is false while it is pointless to try to store anything.
+func (g *Gateway) reachesJetStream() bool {
+	return g.conn.Connected() && g.claim.fresh(time.Now()) == nil
 }
 
 // renewed follows each renewal of the row.
@@ -265,10 +298,19 @@ func (g *Gateway) renewed(lapsed bool) {
 
 // cutDropped closes sockets whose connection presence has closed behind our
 // back, because this gateway's row was gone for too long: their peers would
-// read as offline for as long as they stay. They come back as new connections.
+// read as offline for as long as they stay, and moderate nothing. They come back
+// as new connections. A connection that was in its row and is not any more was
+// closed, whether the row has moved on or has lapsed since.
 func (g *Gateway) cutDropped() {
 	for _, s := range g.roster.list() {
-		if opened := s.opened.Load(); opened != nil && g.view.dropped(opened) {
+		opened := s.opened.Load()
+		if opened == nil {
+			continue
+		}
+		switch stands := g.view.standing(opened); {
+		case stands == held:
+			opened.held.Store(true)
+		case stands == dropped, opened.held.Load():
 			s.stop(unavailableEnding(subjects.ClosedGatewayLost))
 		}
 	}

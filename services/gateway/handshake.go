@@ -84,6 +84,11 @@ func (s *socket) refuse(e machine.Close) {
 // admit gives the peer a place, stores the opening, and only then answers the
 // proof: a peer that knows it is connected is one that presence will see.
 func (s *socket) admit(ctx context.Context, e machine.Authenticated) {
+	if !s.gateway.reachesJetStream() {
+		// Nothing is attempted, so no place is taken and no closing is owed.
+		s.refuse(machine.Close{Code: machine.CodeUnavailable, Reason: "unavailable"})
+		return
+	}
 	if !s.gateway.admission.take(s.token.Tenant) {
 		s.refuse(machine.Close{Code: machine.CodeTenantFull, Reason: "tenant full"})
 		return
@@ -102,7 +107,9 @@ func (s *socket) admit(ctx context.Context, e machine.Authenticated) {
 		return
 	}
 	s.gateway.metrics.handshakes.WithLabelValues("opened").Inc()
-	s.opened.Store(&opened{tenant: s.token.Tenant, agent: s.token.Agent, connection: e.ConnectionID, seq: seq})
+	s.opened.Store(&opened{
+		tenant: s.token.Tenant, agent: s.token.Agent, instance: e.Init.Device.DeviceID, connection: e.ConnectionID, seq: seq,
+	})
 	s.begin(e.RequestID, seq)
 }
 

@@ -28,6 +28,9 @@ const (
 	tokenEntry  = "rollcall.auth." //nolint:gosec // a prefix, no credential
 )
 
+// answerTimeout bounds how long an HTTP answer may take to be read.
+const answerTimeout = 30 * time.Second
+
 // routes serves everything HTTP. Sockets live until life ends.
 func (g *Gateway) routes(life context.Context) http.Handler {
 	mux := g.health.Handler(g.metrics.registry)
@@ -188,6 +191,11 @@ func (g *Gateway) authorize(w http.ResponseWriter, r *http.Request) (token.Token
 		g.writeError(w, &subjects.Problem{Code: subjects.CodeUnauthorized, Message: "a valid access token is required"})
 		return token.Token{}, false
 	}
+	if !bearer.Bearer {
+		// Over HTTP nobody proves to hold the device's key.
+		g.writeError(w, &subjects.Problem{Code: subjects.CodeUnauthorized, Message: "the token is bound to a device and works on its socket only"})
+		return token.Token{}, false
+	}
 	return bearer, true
 }
 
@@ -285,6 +293,9 @@ func writeJSON(w http.ResponseWriter, status int, contentType string, body any) 
 		http.Error(w, fmt.Sprintf("encode answer: %v", err), http.StatusInternalServerError)
 		return
 	}
+	// A reader that takes nothing is not waited for. Where the deadline cannot
+	// be set there is no network.
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(answerTimeout))
 	w.Header().Set("Content-Type", contentType)
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(status)

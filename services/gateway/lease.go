@@ -188,6 +188,7 @@ func (s *socket) handleResponse(ctx context.Context, data []byte) {
 		s.badFrame(errorInvalidMessage, err.Error())
 		return
 	}
+	s.badFrames = 0
 	q, open := s.asked.take(response.RequestID, time.Now())
 	if !open || q.kind != subjects.TypeLeaseAuthorize {
 		return

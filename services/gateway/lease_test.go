@@ -301,3 +301,23 @@ func TestGetLeases(t *testing.T) {
 	seen := service.commands()
 	require.JSONEq(t, `{"state":"GRANTED","limit":5}`, string(seen[len(seen)-1].command.Payload))
 }
+
+func TestNonsenseCountsAndIsLimited(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	g := w.gateway(t)
+	c := g.connect(t, grant{agent: "ada"})
+	for range maxBadFrames {
+		c.raw(`{"request_id":"a","type":"b","ok":1}`)
+	}
+	code := int(c.closed().Code)
+	require.Equal(t, 4003, code, "what only looks like a response is a bad frame")
+
+	slow := w.gateway(t, func(c *Config) { c.RequestRate, c.RequestBurst = 1, 3 })
+	c = slow.connect(t, grant{agent: "bob"})
+	codes := map[string]int{}
+	for range 10 {
+		codes[c.refused("ping", []int{}).Code]++
+	}
+	require.Positive(t, codes[subjects.CodeRateLimited], "a refusal costs as much as a request: %v", codes)
+}

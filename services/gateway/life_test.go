@@ -215,14 +215,14 @@ func TestOutage(t *testing.T) {
 	late.send("connect.proof", device.prove("client", challenge.ConnectionID, challenge.Challenge))
 	late.requireClosed(1013, "unavailable")
 	require.Equal(t, http.StatusServiceUnavailable, g.ready(t))
-	require.Equal(t, 3, g.admission.count(), "places are held until closings are stored")
+	require.Equal(t, 2, g.admission.count(), "a place is held until the closing is stored, and not taken while nothing can be")
 
 	w.nats.Restart(t)
 	within(t, w.bus.Connected)
 	stays.ok("ping", map[string]any{}, nil)
 	require.Equal(t, "client_closed", w.awaitClosed(t, subjects.AgentConnection("acme", "leaves", "closed")).Reason)
-	w.awaitClosed(t, subjects.AgentConnection("acme", "late", "closed"))
 	within(t, func() bool { return g.admission.count() == 1 && g.ready(t) == http.StatusOK })
+	require.Empty(t, w.events(t, subjects.AgentInputs("acme", "late")), "nothing was attempted, so nothing is closed")
 	stays.ok("ping", map[string]any{}, nil)
 }
 
@@ -338,4 +338,77 @@ func TestPeerThatVanishes(t *testing.T) {
 	c = g.connect(t, grant{agent: "a2"})
 	require.NoError(t, c.conn.Write(t.Context(), websocket.MessageBinary, []byte(`{"request_id":"b","type":"ping","payload":{}}`)))
 	require.True(t, *c.response("b").OK, "binary frames are read as text")
+}
+
+// TestSocketsPresenceClosedAreCut takes connections out of their rows, as
+// presence does for a gateway that was gone for too long.
+func TestSocketsPresenceClosedAreCut(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	g := w.gateway(t, func(c *Config) { c.Heartbeat = 20 * time.Millisecond })
+	presence, err := w.bus.Bucket(t.Context(), subjects.BucketPresence)
+	require.NoError(t, err)
+	put := func(key string, revision uint64, row any) uint64 {
+		t.Helper()
+		value, err := json.Marshal(row)
+		require.NoError(t, err)
+		revision, err = presence.Save(t.Context(), key, value, revision, 0)
+		require.NoError(t, err)
+		return revision
+	}
+	screen, agent := g.connect(t, grant{}), g.connect(t, grant{agent: "ada"})
+	instanceKey := subjects.InstanceKey("acme", screen.proof.DeviceID)
+	agentKey := subjects.AgentKey("acme", "ada")
+	instance := put(instanceKey, 0, subjects.InstanceRow{
+		InstanceID: screen.proof.DeviceID, Links: []subjects.Link{{ConnectionID: screen.proof.ClientID}},
+	})
+	row := put(agentKey, 0, subjects.AgentRow{AgentID: "ada", Connections: []subjects.AgentConnectionEntry{{ConnectionID: agent.proof.ClientID}}})
+	seen := 0
+	within(t, func() bool {
+		seen = 0
+		for _, s := range g.roster.list() {
+			if o := s.opened.Load(); o != nil && o.held.Load() {
+				seen++
+			}
+		}
+		return seen == 2
+	})
+	put(instanceKey, instance, subjects.InstanceRow{InstanceID: screen.proof.DeviceID})
+	code := int(screen.closed().Code)
+	require.Equal(t, 1013, code, "a peer without an agent is cut")
+	require.NoError(t, presence.Purge(t.Context(), agentKey, row, nil))
+	code = int(agent.closed().Code)
+	require.Equal(t, 1013, code, "a peer whose agent's row has lapsed is cut")
+}
+
+func TestSettingCapsConnections(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	g := w.gateway(t)
+	kv, err := w.bus.JS().KeyValue(t.Context(), subjects.BucketSettings)
+	require.NoError(t, err)
+	set := func(value string) {
+		t.Helper()
+		_, err := kv.PutString(t.Context(), subjects.SettingsKey("acme", "presence"), value)
+		require.NoError(t, err)
+	}
+	set(`{"max_connections": 1}`)
+	set(`{"max_connections": -1}`) // refused: the last good one stays
+	within(t, func() bool {
+		g.admission.mu.Lock()
+		defer g.admission.mu.Unlock()
+		return g.admission.limits["acme"] == 1
+	})
+	g.connect(t, grant{agent: "ada"})
+	second := g.dial(t, w.token(t, grant{agent: "bob"}))
+	device := newTestDevice(t)
+	var challenge struct {
+		ConnectionID string `json:"connection_id"`
+		Challenge    string `json:"challenge"`
+	}
+	second.ok("connect.init", device.init("client"), &challenge)
+	second.send("connect.proof", device.prove("client", challenge.ConnectionID, challenge.Challenge))
+	code := int(second.closed().Code)
+	require.Equal(t, 4009, code)
+	g.connect(t, grant{agent: "eve", tenant: "globex"})
 }

@@ -98,12 +98,23 @@ func (v *view) list(tenant string, q listQuery) listResult {
 func pageAgents(p *pager, t *tenantView, q listQuery) {
 	match := func(id string) bool {
 		entry, _ := t.agents.get(id)
-		return (q.status == "" || string(entry.row.Status) == q.status) && (q.onlyAgent == "" || id == q.onlyAgent)
+		return q.status == "" || string(entry.row.Status) == q.status
 	}
-	p.add(t.agents.sorted(), q.prefix, q.after, match, func(id string) any {
+	p.add(idsOf(t.agents, q.onlyAgent), q.prefix, q.after, match, func(id string) any {
 		entry, _ := t.agents.get(id)
 		return entry.row
 	})
+}
+
+// idsOf lists the ids of a table in order, or only the one a peer may see.
+func idsOf[E any](t *table[E], only string) []string {
+	if only == "" {
+		return t.sorted()
+	}
+	if _, ok := t.get(only); ok {
+		return []string{only}
+	}
+	return nil
 }
 
 // pageInstances lists the gateways first, then the tenant's instances.
@@ -121,12 +132,13 @@ func (v *view) pageInstances(p *pager, t *tenantView, q listQuery) {
 		return entry.instance()
 	})
 	instance := func(id string) bool {
-		row, _ := t.instances.get(id)
-		return (q.role == "" || row.Role == q.role) && (q.onlyInstance == "" || id == q.onlyInstance)
+		entry, _ := t.instances.get(id)
+		row := entry.row
+		return q.role == "" || row.Role == q.role
 	}
-	p.add(t.instances.sorted(), q.prefix, instancesAfter, instance, func(id string) any {
-		row, _ := t.instances.get(id)
-		return row
+	p.add(idsOf(t.instances, q.onlyInstance), q.prefix, instancesAfter, instance, func(id string) any {
+		entry, _ := t.instances.get(id)
+		return entry.row
 	})
 }
 

@@ -53,10 +53,8 @@ func (s *socket) handleFrame(ctx context.Context, data []byte) {
 	case frameOther:
 		s.badFrame(errorInvalidMessage, "the frame is neither a request nor a response")
 	case frameResponse:
-		s.badFrames = 0
 		s.handleResponse(ctx, data)
 	case frameRequest:
-		s.badFrames = 0
 		s.handleRequest(ctx, data)
 	}
 }
@@ -102,15 +100,16 @@ func kindOf(data []byte) frameKind {
 }
 
 func (s *socket) handleRequest(ctx context.Context, data []byte) {
+	if err := limit(s.requests); err != nil {
+		s.answer(nameOf(data), nil, err)
+		return
+	}
 	request, err := machine.DecodeRequest(data)
 	if err != nil {
 		s.answer(nameOf(data), nil, err)
 		return
 	}
-	if err := limit(s.requests); err != nil {
-		s.answer(request, nil, err)
-		return
-	}
+	s.badFrames = 0
 	switch {
 	case request.Type == "presence.subscribe":
 		s.subscribe(ctx, request) // answers between its steps

@@ -82,9 +82,11 @@ type socket struct {
 
 // opened names a connection for goroutines other than the reader.
 type opened struct {
-	tenant, agent, connection string
+	tenant, agent, instance, connection string
 	// seq is where the opening is stored.
 	seq uint64
+	// held is set once the connection was seen in its row.
+	held atomic.Bool
 }
 
 // peer is an authenticated peer's connection.

@@ -40,7 +40,7 @@ type view struct {
 // tenantView is one tenant's part of PRESENCE.
 type tenantView struct {
 	agents    *table[*agentEntry]
-	instances *table[subjects.InstanceRow]
+	instances *table[instanceEntry]
 	// ahead holds announced revisions of agent rows that have not arrived.
 	ahead map[string]announcement
 }
@@ -57,6 +57,12 @@ type agentEntry struct {
 	row      subjects.AgentRow
 	revision uint64
 	applied  uint64 // the row's applied_seq, which peers do not see
+}
+
+// instanceEntry is an instance's row as peers see it, and its live connections.
+type instanceEntry struct {
+	row         subjects.InstanceRow
+	connections []string
 }
 
 // gatewayEntry is a gateway's row with the time of its last renewal.
@@ -111,10 +117,18 @@ func (v *view) applyPresence(u bus.Update) {
 	if key.Agent != "" {
 		v.applyAgent(t, key.Agent, u)
 	} else {
-		applyRow(v.log, t.instances, key.Instance, u, func(row subjects.InstanceRow) subjects.InstanceRow { return row.Public() })
+		applyRow(v.log, t.instances, key.Instance, u, newInstanceEntry)
 	}
 	v.revision = max(v.revision, u.Revision)
 	v.wake()
+}
+
+func newInstanceEntry(row subjects.InstanceRow) instanceEntry {
+	entry := instanceEntry{row: row.Public()}
+	for _, link := range row.Links {
+		entry.connections = append(entry.connections, link.ConnectionID)
+	}
+	return entry
 }
 
 func (v *view) applyAgent(t *tenantView, agent string, u bus.Update) {
@@ -165,7 +179,7 @@ func (v *view) tenant(name string) *tenantView {
 	t := v.tenants[name]
 	if t == nil {
 		t = &tenantView{
-			agents: newTable[*agentEntry](), instances: newTable[subjects.InstanceRow](),
+			agents: newTable[*agentEntry](), instances: newTable[instanceEntry](),
 			ahead: map[string]announcement{},
 		}
 		v.tenants[name] = t
@@ -241,21 +255,49 @@ func (v *view) instance(tenant, id string) (subjects.InstanceRow, bool) {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
 	if t := v.tenants[tenant]; t != nil {
-		return t.instances.get(id)
+		entry, ok := t.instances.get(id)
+		return entry.row, ok
 	}
 	return subjects.InstanceRow{}, false
 }
 
-// dropped reports whether an agent's row has moved past the event that opened
-// a connection and does not hold the connection: presence has closed it.
-func (v *view) dropped(o *opened) bool {
+// standing is what the rows say of a connection.
+type standing int
+
+const (
+	// unknown is a connection that no row holds; it may be too new.
+	unknown standing = iota
+	// held is one that its row holds.
+	held
+	// dropped is one whose agent's row has moved past its opening without it.
+	dropped
+)
+
+// standing looks a connection up: in its agent's row, or, without an agent, in
+// its instance's.
+func (v *view) standing(o *opened) standing {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
 	t := v.tenants[o.tenant]
 	if t == nil {
-		return false
+		return unknown
+	}
+	if o.agent == "" {
+		entry, _ := t.instances.get(o.instance)
+		if slices.Contains(entry.connections, o.connection) {
+			return held
+		}
+		return unknown
 	}
 	entry, ok := t.agents.get(o.agent)
-	return ok && entry.applied > o.seq && !slices.ContainsFunc(entry.row.Connections,
-		func(c subjects.AgentConnectionEntry) bool { return c.ConnectionID == o.connection })
+	switch {
+	case !ok:
+		return unknown
+	case slices.ContainsFunc(entry.row.Connections, func(c subjects.AgentConnectionEntry) bool { return c.ConnectionID == o.connection }):
+		return held
+	case entry.applied > o.seq:
+		return dropped
+	default:
+		return unknown
+	}
 }

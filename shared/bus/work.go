@@ -15,9 +15,10 @@ import (
 const (
 	defaultLanes  = 16
 	defaultDepth  = 64
-	shutdownGrace = 5 * time.Second // for handlers under way
-	cancelGrace   = time.Second     // for them to notice that it is over
-	drainGrace    = time.Second     // for deliveries on their way to be given back
+	shutdownGrace = 5 * time.Second       // for handlers under way
+	cancelGrace   = time.Second           // for them to notice that it is over
+	drainGrace    = time.Second           // for deliveries on their way to be given back
+	fullDelay     = 50 * time.Millisecond // until what found its lane full comes again
 	nakFirst      = 100 * time.Millisecond
 	nakMost       = 5 * time.Second
 )
@@ -32,8 +33,9 @@ type Work struct {
 	// (nil: its consumer). Within a lane deliveries are handled one by one.
 	Lanes int
 	Lane  func(*Delivery) string
-	// Depth bounds the queue of each lane. When one is full all intake waits;
-	// the server sends no more than its consumers' unacknowledged messages.
+	// Depth bounds the queue of each lane. What finds its lane full is given back
+	// to the server for a moment: whoever fills one lane holds up nobody in the
+	// others.
 	Depth int
 
 	// MaxWait is the consumers' AckWait: a delivery that has waited longer is
@@ -85,10 +87,9 @@ type crew struct {
 	ended  <-chan struct{} // no more is taken from here on
 	cancel context.CancelFunc
 	done   sync.WaitGroup
-	intake intake // of the subscription's callback alone
 }
 
-// arrival is a delivery and the latest time at which it was surely not here yet.
+// arrival is a delivery and when it came.
 type arrival struct {
 	d     *Delivery
 	since time.Time
@@ -105,7 +106,7 @@ func newCrew(ctx context.Context, w Work) *crew {
 		w.Lane = func(d *Delivery) string { return d.Consumer }
 	}
 	handling, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	c := &crew{Work: w, ended: ctx.Done(), cancel: cancel, lanes: make([]chan arrival, w.Lanes), intake: intake{idle: true}}
+	c := &crew{Work: w, ended: ctx.Done(), cancel: cancel, lanes: make([]chan arrival, w.Lanes)}
 	for i := range c.lanes {
 		lane := make(chan arrival, w.Depth)
 		c.lanes[i] = lane
@@ -114,38 +115,17 @@ func newCrew(ctx context.Context, w Work) *crew {
 	return c
 }
 
-// take is the subscription's callback: it picks the lane, and waits while that
-// is full.
+// take is the subscription's callback: it picks the lane and never waits.
 func (c *crew) take(msg *nats.Msg) {
-	since := c.intake.next()
-	defer c.intake.observe(msg.Sub)
 	d, err := received(msg)
 	if err != nil {
 		c.Log.Warn().Err(err).Msg("work ignored")
 		return
 	}
-	lane, a := c.lane(d), arrival{d: d, since: since}
 	select {
-	case lane <- a:
+	case c.lane(d) <- arrival{d: d, since: time.Now()}:
 	default:
-		c.wait(msg.Sub, lane, a)
-	}
-}
-
-// wait holds the intake until there is room in a lane.
-func (c *crew) wait(sub *nats.Subscription, lane chan<- arrival, a arrival) {
-	tick := time.NewTicker(intakeTick)
-	defer tick.Stop()
-	for {
-		select {
-		case lane <- a:
-			return
-		case <-c.ended:
-			c.settled(a.d, a.d.Nak(0))
-			return
-		case <-tick.C:
-			c.intake.observe(sub)
-		}
+		c.settled(d, d.Nak(fullDelay))
 	}
 }
 

@@ -170,9 +170,44 @@ func TestWorkLanes(t *testing.T) {
 	seen.expect(t, "beside", "slow", "behind")
 }
 
+// A lane that is full gives deliveries back; the others go on, and nothing is
+// lost.
+func TestWorkFullLaneHoldsUpNobody(t *testing.T) {
+	t.Parallel()
+	_, conn, _ := fixture(t)
+	events(t, conn)
+	all, err := conn.JS().CreatePushConsumer(t.Context(), "EVENTS", jetstream.ConsumerConfig{
+		Durable: "all", DeliverSubject: deliverTo, DeliverGroup: group, AckPolicy: jetstream.AckExplicitPolicy, AckWait: time.Minute,
+	})
+	require.NoError(t, err)
+	free := make(chan struct{})
+	var slow atomic.Int64
+	var beside log
+	work(t, conn, bus.Work{
+		Lanes: 64, Depth: 1, Lane: func(d *bus.Delivery) string { return d.Subject },
+		Handle: func(_ context.Context, d *bus.Delivery) error {
+			if d.Subject == "ev.slow" {
+				<-free
+				slow.Add(1)
+				return nil
+			}
+			beside.add("%s", d.Data)
+			return nil
+		},
+	})
+	for i := range 20 {
+		publish(t, conn, "ev.slow", fmt.Sprint(i))
+	}
+	publish(t, conn, "ev.b", "beside")
+	beside.expect(t, "beside")
+	close(free)
+	require.Eventually(t, func() bool { return slow.Load() == 20 }, soon, tick)
+	require.Eventually(t, settled(t, all), soon, tick)
+}
+
 func TestWorkDropsTheOverdue(t *testing.T) {
 	t.Parallel()
-	for name, depth := range map[string]int{"queued in a lane": 64, "queued before a full lane": 1} {
+	for name, depth := range map[string]int{"queued in a lane": 64, "given back by a full lane": 1} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			_, conn, _ := fixture(t)

@@ -21,9 +21,9 @@ const (
 
 const (
 	subprotocol = "rollcall.v1"
-	// defaultReadLimit holds the longest answer there is: a page of 1,000
-	// instance rows with 8 KiB of metadata each.
-	defaultReadLimit = 16 << 20
+	// defaultReadLimit holds the longest answer there is: the statuses of a
+	// whole tenant, about 600 bytes per agent.
+	defaultReadLimit = 256 << 20
 	// defaultPing stands in for a gateway that does not say how often it pings.
 	defaultPing = 15 * time.Second
 )
@@ -50,7 +50,7 @@ type Options struct {
 	// goroutine of its own; its context ends with the connection. An [*Error] is
 	// passed on as it is. Nil answers everything with unsupported_request.
 	OnRequest func(ctx context.Context, r ServerRequest) (result any, err error)
-	// ReadLimit bounds a received frame in bytes, 16 MiB when 0.
+	// ReadLimit bounds a received frame in bytes, 256 MiB when 0.
 	ReadLimit int64
 }
 

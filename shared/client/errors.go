@@ -25,6 +25,7 @@ const (
 	CodeRateLimited        = "rate_limited"
 	CodeUnavailable        = "unavailable"
 	CodeUnsupportedRequest = "unsupported_request"
+	CodeLeaseInvalid       = "lease_invalid"
 )
 
 // Error is the gateway's refusal of one request. The connection lives on.

@@ -22,6 +22,10 @@ const (
 	LeaseAbandoned = "ABANDONED"
 )
 
+// lookEvery is how often [Conn.Use] looks a lease up that it waits for: not every
+// end of a wait is told to the connection that asked.
+const lookEvery = 5 * time.Second
+
 // settleTimeout bounds finalize and rollback at the end of [Conn.Use], which
 // run even when the context of the work has ended.
 const settleTimeout = 10 * time.Second
@@ -203,22 +207,40 @@ func (c *Conn) acquire(ctx context.Context, resource string, o LeaseOptions) (Cl
 		return Claim{}, err
 	}
 	for state == LeasePending || state == LeaseHold {
-		lease, err := seen.next(ctx, c.done, id)
-		if err != nil {
+		if state, err = c.awaitVerdict(ctx, seen, id, state); err != nil {
 			return Claim{}, fmt.Errorf("wait for the verdict on lease %s: %w", id, err)
 		}
-		if state = lease.State; state != LeaseGranted && state != LeasePending && state != LeaseHold {
-			return Claim{}, &RefusedError{Lease: lease}
+	}
+	if state == LeaseGranted {
+		claim, err := c.ClaimLease(ctx, id)
+		if refusal, is := errors.AsType[*Error](err); err == nil || !is || refusal.Code != CodeLeaseInvalid {
+			return claim, err
 		}
 	}
-	if state != LeaseGranted {
-		lease, err := c.GetLease(ctx, id)
-		if err != nil {
-			lease = Lease{LeaseID: id, Resource: resource, State: state}
-		}
-		return Claim{}, &RefusedError{Lease: lease}
+	lease, err := c.GetLease(ctx, id)
+	if err != nil {
+		lease = Lease{LeaseID: id, Resource: resource, State: state}
 	}
-	return c.ClaimLease(ctx, id)
+	return Claim{}, &RefusedError{Lease: lease}
+}
+
+// awaitVerdict returns the lease's state after its next event, or as a look
+// finds it once nothing has been heard for a while.
+func (c *Conn) awaitVerdict(ctx context.Context, seen *leaseWatch, id, state string) (string, error) {
+	waiting, cancel := context.WithTimeout(ctx, lookEvery)
+	defer cancel()
+	lease, err := seen.next(waiting, c.done, id)
+	if err == nil {
+		return lease.State, nil
+	}
+	if ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded) {
+		return "", err
+	}
+	lease, err = c.GetLease(ctx, id)
+	if refusal, is := errors.AsType[*Error](err); is && refusal.Code == CodeUnavailable {
+		return state, nil
+	}
+	return lease.State, err
 }
 
 // leaseWatches hand the lease events of a connection to whoever waits for one.
