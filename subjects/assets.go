@@ -59,9 +59,12 @@ const (
 	edgeMaxAge      = 2 * time.Minute
 	// markerTTL is longer than any restart that leaves somebody waiting: a
 	// lapse that happens while presence is down is announced when it is back.
-	markerTTL    = time.Hour
-	maxConsumers = 250_000
-	maxMessage   = 256 << 10
+	markerTTL = time.Hour
+	// leaseMarkerTTL is short: nobody waits for a lease's lapse, and whoever
+	// lists leases reads the markers too.
+	leaseMarkerTTL = time.Minute
+	maxConsumers   = 250_000
+	maxMessage     = 256 << 10
 )
 
 // Streams returns the facts of the three streams. EventsMaxAge is how long
@@ -112,7 +115,7 @@ func Streams(eventsMaxAge time.Duration) []Stream {
 func Buckets() []Bucket {
 	return []Bucket{
 		{Name: BucketPresence, Description: "agent and instance rows", MarkerTTL: markerTTL, MaxValueSize: maxMessage},
-		{Name: BucketLeases, Description: "lease rows", MarkerTTL: markerTTL, MaxValueSize: maxMessage},
+		{Name: BucketLeases, Description: "lease rows", MarkerTTL: leaseMarkerTTL, MaxValueSize: maxMessage},
 		{Name: BucketGateways, Description: "a row per live gateway process", MarkerTTL: markerTTL, MaxValueSize: maxMessage},
 		{Name: BucketSettings, Description: "policies and limits per tenant", MarkerTTL: markerTTL, MaxValueSize: maxMessage},
 	}
@@ -147,6 +150,10 @@ func AgentInputs(tenant, agent string) string {
 // to revision V knows that every event with a lower or equal header is already
 // part of its copy.
 const HeaderRowRevision = "Rollcall-Row-Revision"
+
+// HeaderCause carries, on an event that presence derived, the sequence of the
+// message that caused it.
+const HeaderCause = "Rollcall-Cause"
 
 // HeaderPruneReason carries, on the marker of a purged instance row, why
 // presence purged it (cap).

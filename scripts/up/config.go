@@ -38,8 +38,9 @@ const (
 	portsFixed = "fixed"
 	portsAuto  = "auto"
 
-	// maxProcesses keeps fixed ports of one kind below those of the next.
-	maxProcesses  = 100
+	// maxProcesses keeps fixed ports of one kind below those of the next, of which
+	// NATS's monitor on 8222 is one.
+	maxProcesses  = 40
 	defaultAgents = 20
 )
 

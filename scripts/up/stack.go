@@ -216,9 +216,11 @@ func (s *stack) awaitOne(ctx context.Context, p **process) error {
 		if err != nil {
 			return err
 		}
-		if *p, err = (*p).again(next.lease[0]); err != nil {
+		again, err := (*p).again(next.lease[0])
+		if err != nil {
 			return err
 		}
+		*p = again
 	}
 }
 

@@ -52,42 +52,62 @@ func (s *Service) announce(ctx context.Context, a announcement) error {
 	if err != nil {
 		return bus.Permanent(err)
 	}
-	return s.publish(ctx, subject, event, a.revision)
-}
-
-// publish stores an event under its event_id.
-func (s *Service) publish(ctx context.Context, subject string, event subjects.Event, revision uint64) error {
-	data, err := json.Marshal(event)
-	if err != nil {
-		return bus.Permanent(fmt.Errorf("encode %s: %w", event.Type, err))
+	header := nats.Header{subjects.HeaderCause: {subjects.Cause(a.cause)}}
+	if a.revision > 0 {
+		header.Set(subjects.HeaderRowRevision, strconv.FormatUint(a.revision, 10))
 	}
-	header := nats.Header{}
-	if revision > 0 {
-		header.Set(subjects.HeaderRowRevision, strconv.FormatUint(revision, 10))
-	}
-	_, err = s.conn.Publish(ctx, bus.Message{Subject: subject, ID: event.EventID, Header: header, Data: data})
+	_, err = s.publish(ctx, subject, event, header)
 	return err
 }
 
+// publish stores an event under its event_id.
+func (s *Service) publish(ctx context.Context, subject string, event subjects.Event, header nats.Header) (uint64, error) {
+	data, err := json.Marshal(event)
+	if err != nil {
+		return 0, bus.Permanent(fmt.Errorf("encode %s: %w", event.Type, err))
+	}
+	ack, err := s.conn.Publish(ctx, bus.Message{Subject: subject, ID: event.EventID, Header: header, Data: data})
+	return ack.Seq, err
+}
+
 // storedAfter looks for an id among the events on a subject that came after
-// their cause. An agent has few of them.
+// their cause. The last one usually tells: it says what caused it, and
+// announcements of one source are made in the order of their causes. Only where
+// sources share a subject may an id lie further back.
 func (s *Service) storedAfter(cause uint64) func(ctx context.Context, subject, id string) (bool, error) {
 	return func(ctx context.Context, subject, id string) (bool, error) {
-		ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-		defer cancel()
-		for seq := cause + 1; ; {
-			msg, err := s.events.GetMsg(ctx, seq, jetstream.WithGetMsgSubject(subject))
-			if errors.Is(err, jetstream.ErrMsgNotFound) {
-				return false, nil
-			}
-			if err != nil {
-				return false, fmt.Errorf("look for %s on %q: %w", id, subject, err)
-			}
-			if msg.Header.Get(jetstream.MsgIDHeader) == id {
-				return true, nil
-			}
-			seq = msg.Sequence + 1
+		last, err := s.lastEvent(ctx, subject)
+		if err != nil || last == nil {
+			return false, err
 		}
+		of, err := strconv.ParseUint(last.Header.Get(subjects.HeaderCause), 10, 64)
+		switch {
+		case last.Header.Get(jetstream.MsgIDHeader) == id:
+			return true, nil
+		case err == nil && of < cause:
+			return false, nil
+		default:
+			return s.search(ctx, subject, id, cause+1)
+		}
+	}
+}
+
+// search looks for an id on a subject from a sequence on, event by event.
+func (s *Service) search(ctx context.Context, subject, id string, seq uint64) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	for {
+		msg, err := s.events.GetMsg(ctx, seq, jetstream.WithGetMsgSubject(subject))
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			return false, nil
+		}
+		if err != nil {
+			return false, fmt.Errorf("look for %s on %q: %w", id, subject, err)
+		}
+		if msg.Header.Get(jetstream.MsgIDHeader) == id {
+			return true, nil
+		}
+		seq = msg.Sequence + 1
 	}
 }
 
@@ -95,16 +115,22 @@ func (s *Service) storedAfter(cause uint64) func(ctx context.Context, subject, i
 // is enough where a later cause takes the place of an earlier one, as the
 // marker of a row does.
 func (s *Service) storedLast(ctx context.Context, subject, id string) (bool, error) {
+	last, err := s.lastEvent(ctx, subject)
+	return last != nil && last.Header.Get(jetstream.MsgIDHeader) == id, err
+}
+
+// lastEvent reads the last event on a subject; nil when there is none.
+func (s *Service) lastEvent(ctx context.Context, subject string) (*jetstream.RawStreamMsg, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	last, err := s.events.GetLastMsgForSubject(ctx, subject)
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		return false, nil
+		return nil, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("read last event on %q: %w", subject, err)
+		return nil, fmt.Errorf("read last event on %q: %w", subject, err)
 	}
-	return last.Header.Get(jetstream.MsgIDHeader) == id, nil
+	return last, nil
 }
 
 // announcePruned tells that an instance's row is gone. Revision is that of the

@@ -175,11 +175,22 @@ func (a application) saveAgent(
 	if err != nil {
 		return 0, bus.Permanent(fmt.Errorf("encode row %q: %w", key, err))
 	}
-	revision, err = a.rows.Save(ctx, key, value, revision, ttl)
+	revision, err = a.save(ctx, key, value, revision, ttl)
 	if err == nil {
 		daemon.Fault(FaultRowSaved)
 	}
 	return revision, err
+}
+
+// save writes a row. One that the server refuses for good, because it has grown
+// too large, ends the event that made it so: the closes behind it must get
+// through, or the row would never shrink again.
+func (s *Service) save(ctx context.Context, key string, value []byte, revision uint64, ttl time.Duration) (uint64, error) {
+	revision, err := s.rows.Save(ctx, key, value, revision, ttl)
+	if err == nil || errors.Is(err, bus.ErrConflict) || errors.Is(err, bus.ErrUnavailable) || ctx.Err() != nil {
+		return revision, err
+	}
+	return 0, bus.Permanent(err)
 }
 
 func (a application) announceAgent(ctx context.Context, effects []machine.Effect, revision uint64) error {
@@ -257,7 +268,7 @@ func (a application) saveInstance(
 	if err != nil {
 		return 0, bus.Permanent(fmt.Errorf("encode row %q: %w", key, err))
 	}
-	return a.rows.Save(ctx, key, value, revision, ttl)
+	return a.save(ctx, key, value, revision, ttl)
 }
 
 func (a application) announceInstance(ctx context.Context, instance string, effects []machine.Effect, revision uint64) error {

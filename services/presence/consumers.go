@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sync/errgroup"
 
 	"rollcall/subjects"
 )
@@ -54,19 +55,35 @@ type consumers struct {
 	ackWait time.Duration
 }
 
-// ensureCommon makes the registrar and the consumer of instances, to start at
-// from. From 1, the oldest event there is, counts what happened before presence
-// was first started.
-func (c consumers) ensureCommon(ctx context.Context, from uint64) error {
-	registrar := c.config(registrarName, subjects.AllAgentConnectionsOpened, registrarPending)
+// common are the consumers that all agents and instances share, with the
+// sequence up to which each was done when it was last looked at. One goroutine
+// uses it at a time.
+type common map[string]uint64
+
+// ensureCommon makes the registrar and the consumer of instances where they are
+// missing, and notes how far they are. One that an operator removed goes on
+// from where it was; one that never was starts at from. From 1, the oldest
+// event there is, counts what happened before presence was first started.
+func (c consumers) ensureCommon(ctx context.Context, done common, from uint64) error {
 	// NB: peers without an agent share one consumer with one message under
 	// way, which keeps their events in order and bounds their rate to that of
 	// one after another. Fleets are agents; these are screens and tools.
-	instances := c.config(instancesName, subjects.AllInstanceConnections, 1)
-	for _, cfg := range []*jetstream.ConsumerConfig{&registrar, &instances} {
-		cfg.DeliverPolicy, cfg.OptStartSeq = jetstream.DeliverByStartSequencePolicy, max(from, 1)
+	for _, cfg := range []jetstream.ConsumerConfig{
+		c.config(registrarName, subjects.AllAgentConnectionsOpened, registrarPending),
+		c.config(instancesName, subjects.AllInstanceConnections, 1),
+	} {
+		floor, err := c.ackFloor(ctx, cfg.Durable)
+		if errors.Is(err, jetstream.ErrConsumerNotFound) {
+			floor = max(done[cfg.Durable], max(from, 1)-1)
+			cfg.DeliverPolicy, cfg.OptStartSeq = jetstream.DeliverByStartSequencePolicy, floor+1
+			err = c.create(ctx, cfg)
+		}
+		if err != nil {
+			return err
+		}
+		done[cfg.Durable] = floor
 	}
-	return errors.Join(c.create(ctx, registrar), c.create(ctx, instances))
+	return nil
 }
 
 // ensureAgent makes an agent's consumer, to start at from, unless it exists.
@@ -93,16 +110,23 @@ func (c consumers) config(name, filter string, pending int) jetstream.ConsumerCo
 	}
 }
 
-// registered is the sequence up to which every opened event has been
+// ackFloor is the sequence up to which everything a consumer delivers has been
 // acknowledged.
-func (c consumers) registered(ctx context.Context) (uint64, error) {
+func (c consumers) ackFloor(ctx context.Context, name string) (uint64, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	consumer, err := c.js.PushConsumer(ctx, subjects.StreamEvents, registrarName)
+	consumer, err := c.js.PushConsumer(ctx, subjects.StreamEvents, name)
 	if err != nil {
-		return 0, fmt.Errorf("look up consumer %q: %w", registrarName, err)
+		return 0, fmt.Errorf("look up consumer %q: %w", name, err)
 	}
 	return consumer.CachedInfo().AckFloor.Stream, nil
+}
+
+// passed reports whether an agent's consumer has delivered everything up to a
+// sequence and had it acknowledged.
+func (c consumers) passed(ctx context.Context, key subjects.PresenceKey, seq uint64) bool {
+	floor, err := c.ackFloor(ctx, agentConsumer(key))
+	return err == nil && floor >= seq
 }
 
 // create makes a consumer unless one of its name exists. One that exists keeps
@@ -183,8 +207,9 @@ func (c consumers) removeAll(ctx context.Context, stream jetstream.Stream) error
 }
 
 // floor is the sequence up to which all of presence's consumers are done: 0
-// when there are none.
-func (c consumers) floor(ctx context.Context, stream jetstream.Stream) (uint64, error) {
+// when there are none. Rows are the agents' rows with the sequence each is at:
+// one whose consumer is lost is done up to there.
+func (c consumers) floor(ctx context.Context, stream jetstream.Stream, rows map[subjects.PresenceKey]uint64) (uint64, error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	// The end of the stream comes first: what is stored after it is not done,
@@ -200,6 +225,9 @@ func (c consumers) floor(ctx context.Context, stream jetstream.Stream) (uint64, 
 			continue
 		}
 		found = true
+		if key, is := parseAgentConsumer(consumer.Name); is {
+			delete(rows, key)
+		}
 		if consumer.NumPending > 0 || consumer.NumAckPending > 0 {
 			floor = min(floor, consumer.AckFloor.Stream)
 		}
@@ -209,6 +237,9 @@ func (c consumers) floor(ctx context.Context, stream jetstream.Stream) (uint64, 
 	}
 	if !found {
 		return 0, nil
+	}
+	for _, applied := range rows {
+		floor = min(floor, applied)
 	}
 	return floor, nil
 }
@@ -258,9 +289,16 @@ func (s *Service) retire(ctx context.Context, key subjects.PresenceKey) error {
 	return s.consumers.ensureAgent(ctx, key, row.AppliedSeq)
 }
 
+// sweepParallel bounds the consumers that are made or removed at once.
+const sweepParallel = 16
+
 // sweep compares consumers with rows: a row without a consumer gets one from
-// its own sequence on, a consumer without a row goes.
-func (s *Service) sweep(ctx context.Context) error {
+// its own sequence on, a consumer without a row goes, and the common ones are
+// there. It ends at the first failure; what is left is for the next one.
+func (s *Service) sweep(ctx context.Context, done common) error {
+	if err := s.consumers.ensureCommon(ctx, done, 1); err != nil {
+		return err
+	}
 	// The rows are listed first: an agent that appears between the two lists
 	// has a consumer without a row here, and retire looks at the row again.
 	rows := s.roster.agentRows()
@@ -269,16 +307,17 @@ func (s *Service) sweep(ctx context.Context) error {
 		return err
 	}
 	s.metrics.consumers.Set(float64(len(existing)))
-	var faults []error
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(sweepParallel)
 	for key, applied := range rows {
 		if !existing[key] {
-			faults = append(faults, s.consumers.ensureAgent(ctx, key, applied))
+			group.Go(func() error { return s.consumers.ensureAgent(ctx, key, applied) })
 		}
 	}
 	for key := range existing {
 		if _, known := rows[key]; !known {
-			faults = append(faults, s.retire(ctx, key))
+			group.Go(func() error { return s.retire(ctx, key) })
 		}
 	}
-	return errors.Join(faults...)
+	return group.Wait()
 }

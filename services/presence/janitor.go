@@ -17,6 +17,8 @@ const (
 	janitorQueue = 1024
 	// janitors clean up side by side.
 	janitors = 4
+	// sweepAgain is how soon a sweep that failed is repeated.
+	sweepAgain = 5 * time.Second
 	// chores is how often caps are enforced and forgotten events dropped.
 	chores = time.Second
 )
@@ -46,6 +48,7 @@ func lapseOf(key subjects.PresenceKey, u bus.Update) lapse {
 // observe takes an update of PRESENCE, on the watch's goroutine.
 func (s *Service) observe(ctx context.Context, u bus.Update) {
 	if u.Synced {
+		s.rowsSynced = true
 		s.markSynced()
 		return
 	}
@@ -66,23 +69,58 @@ func (s *Service) observe(ctx context.Context, u bus.Update) {
 		}
 		return
 	}
-	select {
-	case s.lapses <- lapseOf(key, u):
-	case <-ctx.Done():
+	s.lapsed(ctx, lapseOf(key, u))
+}
+
+// lapsed passes a lapse on to the janitors. Those of agents are no more than
+// hints, because the sweep finds them as well: they are dropped when they come
+// with the first state of the bucket or find the queue full. Those of instances
+// must be announced: they wait, and the bucket's first state is kept aside for
+// them, so that nothing waits for them before work begins.
+func (s *Service) lapsed(ctx context.Context, l lapse) {
+	switch {
+	case l.key.Agent != "" && !s.rowsSynced:
+	case l.key.Agent != "":
+		select {
+		case s.lapses <- l:
+		default:
+		}
+	case !s.rowsSynced:
+		s.early = append(s.early, l)
+	default:
+		select {
+		case s.lapses <- l:
+		case <-ctx.Done():
+		}
 	}
 }
 
-// clean works on lapsed rows until ctx ends. What it cannot do now it leaves:
-// a consumer to the sweep, a pruned event to the next process that starts and
-// finds the marker.
+// catchUp passes on the lapses that came with the first state of the bucket.
+func (s *Service) catchUp(ctx context.Context) error {
+	for _, l := range s.early {
+		select {
+		case s.lapses <- l:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+	return nil
+}
+
+// clean works on lapsed rows until ctx ends. A consumer it cannot remove it
+// leaves to the sweep; a pruned event it tries to store for as long as it takes.
 func (s *Service) clean(ctx context.Context) error {
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case l := <-s.lapses:
-			if err := s.cleanUp(ctx, l); err != nil && ctx.Err() == nil {
-				s.log.Warn().Err(err).Str("key", l.key.String()).Msg("lapsed row not cleaned up after")
+			for again := true; again; {
+				err := s.cleanUp(ctx, l)
+				if err != nil && ctx.Err() == nil {
+					s.log.Warn().Err(err).Str("key", l.key.String()).Msg("lapsed row not cleaned up after")
+				}
+				again = err != nil && l.key.Instance != "" && sleep(ctx, chores)
 			}
 		}
 	}
@@ -95,11 +133,11 @@ func (s *Service) cleanUp(ctx context.Context, l lapse) error {
 		}
 		return s.retire(ctx, l.key)
 	}
+	if err := s.announcePruned(ctx, l.key.Tenant, l.key.Instance, l.revision, l.reason, l.at); err != nil {
+		return err
+	}
 	s.metrics.pruned.WithLabelValues(l.reason).Inc()
-	// The stream is retried for longer than usual: nobody else does it.
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
-	defer cancel()
-	return s.announcePruned(ctx, l.key.Tenant, l.key.Instance, l.revision, l.reason, l.at)
+	return nil
 }
 
 // keep does what comes round: caps, forgotten events, and, where agents have
@@ -109,13 +147,14 @@ func (s *Service) keep(ctx context.Context) error {
 	tick := time.NewTicker(chores)
 	defer tick.Stop()
 	var swept time.Time
+	done := common{}
 	reconnects := s.conn.NC().Stats().Reconnects
 	for {
 		again := s.conn.NC().Stats().Reconnects != reconnects
 		if s.config.Consumers == perAgent && s.conn.Connected() && (again || time.Since(swept) >= s.config.Sweep) {
 			reconnects, swept = s.conn.NC().Stats().Reconnects, time.Now()
-			if err := s.sweep(ctx); err != nil && ctx.Err() == nil {
-				swept = time.Time{} // and again at the next tick
+			if err := s.sweep(ctx, done); err != nil && ctx.Err() == nil {
+				swept = swept.Add(sweepAgain - s.config.Sweep)
 				s.log.Warn().Err(err).Msg("consumers not all in line with rows")
 			}
 		}

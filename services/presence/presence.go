@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"sync/atomic"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
@@ -41,6 +42,10 @@ type Service struct {
 	metrics   *metrics
 
 	lapses chan lapse
+	// early are the lapses found at the start. It and rowsSynced belong to the
+	// watch of rows; once synced is closed early does not change any more.
+	early      []lapse
+	rowsSynced bool
 	// synced is closed once all three buckets are known as they are; unsynced
 	// counts those that are not yet.
 	synced   chan struct{}
@@ -177,7 +182,10 @@ func (s *Service) startPerAgent(ctx context.Context) error {
 			return fmt.Errorf("row %q: %w", subjects.PresenceReaderKey, err)
 		}
 	}
-	if err := s.consumers.ensureCommon(ctx, row.Seq+1); err != nil || !entry.Exists {
+	if row.Holder != "" && time.Since(entry.Time) < readerTTL {
+		return errors.New("another process reads for all agents: all processes must consume the same way (presence-consumers)")
+	}
+	if err := s.consumers.ensureCommon(ctx, common{}, row.Seq+1); err != nil || !entry.Exists {
 		return err
 	}
 	err = s.rows.Purge(ctx, subjects.PresenceReaderKey, entry.Revision, nil)
@@ -234,6 +242,7 @@ func (s *Service) serve(ctx context.Context, group *errgroup.Group) error {
 	case <-s.synced:
 	}
 	group.Go(func() error { return s.reap(ctx) })
+	group.Go(func() error { return s.catchUp(ctx) })
 	group.Go(func() error { return s.keep(ctx) })
 	group.Go(func() error { return s.report(ctx) })
 	s.health.Set("start", nil)

@@ -1,6 +1,7 @@
 package presence
 
 import (
+	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"strconv"
@@ -10,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/stretchr/testify/require"
 
+	"rollcall/services/presence/internal/machine"
 	"rollcall/shared/bus"
 	"rollcall/subjects"
 )
@@ -423,5 +425,72 @@ func TestConsumersComeBackWithTheServer(t *testing.T) {
 		ada.close()
 		s.eventually(func() bool { return len(s.changes("ada")) == 3 }, "events lost with the server's memory")
 		require.Equal(t, []subjects.Status{online, working, offline}, s.changes("ada"))
+	})
+}
+
+// TestEarlierLifeIsNotCountedAgain lets an agent lapse and return, while the
+// registrar has not acknowledged anything since its first life.
+func TestEarlierLifeIsNotCountedAgain(t *testing.T) {
+	t.Parallel()
+	eachMode(t, func(t *testing.T, s *stage) {
+		t.Helper()
+		s.start(func(c *Config) { c.Retention = time.Second })
+		g := s.gateway("g1")
+		ada := g.open("ada", "laptop")
+		for range 3 {
+			lease := subjects.NewID()
+			ada.lease("granted", lease)
+			ada.lease("consumed", lease)
+		}
+		ada.close()
+		s.eventually(func() bool { return len(s.changes("ada")) == 8 }, "not gone")
+		s.eventually(func() bool { return !s.read(subjects.AgentKey("acme", "ada"), &subjects.AgentRow{}) }, "does not lapse")
+		s.eventually(func() bool { return !s.hasConsumer("ada") }, "consumer of a lapsed agent stays")
+		g.open("ada", "laptop")
+		s.eventually(func() bool { return len(s.changes("ada")) == 9 }, "not back")
+		for _, audit := range []string{subjects.AuditBeginAfterDisconnect, subjects.AuditEndAfterDisconnect} {
+			require.Empty(t, s.events("audit."+audit))
+		}
+	})
+}
+
+func TestCommonConsumersComeBack(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, perAgent)
+	s.start()
+	g := s.gateway("g1")
+	g.open("ada", "laptop")
+	g.open("", "screen")
+	s.eventually(func() bool { _, there := s.instance("screen"); return there && len(s.changes("ada")) == 1 }, "not there")
+	for _, name := range []string{registrarName, instancesName} {
+		require.NoError(t, s.conn.JS().DeleteConsumer(t.Context(), subjects.StreamEvents, name))
+	}
+	g.open("bob", "tablet")
+	g.open("", "tool")
+	s.eventually(func() bool { _, there := s.instance("tool"); return there && len(s.changes("bob")) == 1 }, "nobody new is seen")
+	require.Equal(t, []subjects.Status{online}, s.changes("ada"))
+}
+
+// TestConnectionLeftInAnInstanceRow is the state a crash between an agent's row
+// and its instance's leaves, once the agent's has lapsed.
+func TestConnectionLeftInAnInstanceRow(t *testing.T) {
+	t.Parallel()
+	eachMode(t, func(t *testing.T, s *stage) {
+		t.Helper()
+		g := s.gateway("g1")
+		ghost := &peer{gateway: g, tenant: "acme", agent: "ada", id: subjects.NewID(), instance: subjects.InstanceIDOfSPKI([]byte("laptop"))}
+		seq := s.publish(subjects.Audit("acme", "ada", "before"), subjects.NewID(), subjects.AuditRecord{AgentID: "ada"})
+		row, effects := machine.StepInstance(subjects.InstanceRow{}, "ada", machine.Input{
+			Seq: seq, At: time.Now(), Fact: machine.Opened{ConnectionOpened: ghost.opened()},
+		}, time.Minute)
+		require.True(t, saves(effects))
+		value, err := json.Marshal(row)
+		require.NoError(t, err)
+		_, err = s.rows.Save(t.Context(), subjects.InstanceKey("acme", ghost.instance), value, 0, 0)
+		require.NoError(t, err)
+		g.live() // as another incarnation
+		s.start()
+		s.eventually(func() bool { row, there := s.instance("laptop"); return there && row.ConnectionID == "" }, "the ghost stays")
+		require.Len(t, s.events(subjects.TypeConnectionClosed), 1)
 	})
 }

@@ -114,7 +114,7 @@ func (r *reader) take(ctx context.Context) (revision, seq uint64, won bool) {
 // where the agents' own consumers are; they go once the row holds that place.
 func (r *reader) claim(ctx context.Context, seq, at uint64) (uint64, uint64, error) {
 	if seq == 0 {
-		floor, err := r.consumers.floor(ctx, r.events)
+		floor, err := r.consumers.floor(ctx, r.events, r.roster.agentRows())
 		if err != nil {
 			return 0, 0, err
 		}

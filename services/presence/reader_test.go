@@ -57,6 +57,7 @@ func TestSwitchingModes(t *testing.T) {
 
 	ada.lease("granted", subjects.NewID())
 	bob := g.open("bob", "tablet")
+	s.server.Restart(t) // and with it the agents' consumers are gone
 	s.mode = shared
 	p = s.start()
 	s.eventually(func() bool { return len(s.changes("ada")) == 2 && len(s.changes("bob")) == 1 }, "events in the gap lost")

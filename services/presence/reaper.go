@@ -64,6 +64,7 @@ func (g *gateways) snapshot() map[string]string {
 // presence processes do it at once; the ids of the closes make them one.
 func (s *Service) reap(ctx context.Context) error {
 	dog := machine.Watchdog{Grace: s.config.Grace, Repeat: reaperRepeat}
+	reconnects := s.conn.NC().Stats().Reconnects
 	tick := time.NewTicker(reaperTick)
 	defer tick.Stop()
 	for {
@@ -71,8 +72,9 @@ func (s *Service) reap(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case now := <-tick.C:
-			if !s.conn.Connected() {
-				// Nobody can be seen to return, so nobody is given up.
+			if again := s.conn.NC().Stats().Reconnects; again != reconnects || !s.conn.Connected() {
+				// Nobody could be seen to return, so everybody gets a whole grace.
+				reconnects, dog = again, machine.Watchdog{Grace: s.config.Grace, Repeat: reaperRepeat}
 				continue
 			}
 			for _, owner := range dog.Lost(now, s.roster.ownersOfLinks(), s.gateways.snapshot()) {
@@ -128,11 +130,22 @@ func (s *Service) closeLink(ctx context.Context, l link) error {
 	if err != nil {
 		return err
 	}
-	err = s.publish(ctx, subject.String(), event, 0)
-	if err == nil {
-		s.metrics.reaped.Inc()
+	seq, err := s.publish(ctx, subject.String(), event, nil)
+	if err != nil {
+		return err
 	}
-	return err
+	s.metrics.reaped.Inc()
+	if l.agent == "" || s.config.Consumers == shared {
+		return nil
+	}
+	// An agent without a row may have no consumer either, although its instance's
+	// row still holds the connection: a crash came between the two rows, and the
+	// agent's has lapsed since. Somebody has to see this close.
+	key := subjects.PresenceKey{Tenant: l.tenant, Agent: l.agent}
+	if row, err := s.agentRow(ctx, key); err != nil || row != nil {
+		return err
+	}
+	return s.consumers.ensureAgent(ctx, key, seq)
 }
 
 // enforceCaps prunes disconnected instance rows of tenants that have too many.

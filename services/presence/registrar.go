@@ -7,6 +7,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	"rollcall/shared/bus"
 	"rollcall/subjects"
 )
@@ -20,6 +22,10 @@ type registrar struct {
 	mu      sync.Mutex
 	waiting map[string]map[uint64]held // by row key and sequence
 }
+
+// patientAttempts is after how many deliveries of an opened event the registrar
+// looks whether the agent's consumer is past it.
+const patientAttempts = 5
 
 // held is an opened event that waits for its row. At most registrarPending
 // events wait over all processes: the server sends no more.
@@ -40,6 +46,14 @@ func (r *registrar) register(ctx context.Context, d *bus.Delivery, subject subje
 		return bus.Permanent(fmt.Errorf("event %d on %q: %w", d.Seq, d.Subject, err))
 	}
 	key := subjects.PresenceKey{Tenant: subject.Tenant, Agent: subject.Agent}
+	if r.covered(key.String(), d.Seq) {
+		return nil
+	}
+	if d.Attempt > patientAttempts && r.consumers.passed(ctx, key, d.Seq) {
+		// It was delivered and could not become part of the row.
+		r.drop(key.String(), d.Seq)
+		return nil
+	}
 	// Held before the row is looked at: a row that arrives between the two
 	// lines finds the event waiting.
 	r.hold(key.String(), d, opened.ConnectionID)
@@ -52,7 +66,7 @@ func (r *registrar) register(ctx context.Context, d *bus.Delivery, subject subje
 		r.drop(key.String(), d.Seq)
 		return err
 	}
-	from, err := r.startOf(ctx, row)
+	from, err := r.startOf(ctx, subject, row)
 	if err == nil {
 		err = r.consumers.ensureAgent(ctx, key, from)
 	}
@@ -71,13 +85,39 @@ func (r *registrar) register(ctx context.Context, d *bus.Delivery, subject subje
 // row and its announcement. Without a row nothing of the agent is reflected
 // but what was acknowledged here. That may be less than what came before the
 // event at hand: an earlier opened event of the same agent may still be under
-// way in a process that has died with it.
-func (r *registrar) startOf(ctx context.Context, row *subjects.AgentRow) (uint64, error) {
+// way in a process that has died with it. So it starts at the agent's first
+// opened event that is not acknowledged, and not before: what lies between is of
+// an earlier life, and was counted then.
+func (r *registrar) startOf(ctx context.Context, opened subjects.Subject, row *subjects.AgentRow) (uint64, error) {
 	if row != nil {
 		return row.AppliedSeq, nil
 	}
-	floor, err := r.consumers.registered(ctx)
-	return floor + 1, err
+	floor, err := r.consumers.ackFloor(ctx, registrarName)
+	if err != nil {
+		return 0, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	first, err := r.events.GetMsg(ctx, floor+1, jetstream.WithGetMsgSubject(opened.String()))
+	if err != nil {
+		return 0, fmt.Errorf("find first event on %q after %d: %w", opened, floor, err)
+	}
+	return first.Sequence, nil
+}
+
+// covered reports whether an earlier opened event of the agent is held here. It
+// speaks for the later ones: as long as it is not acknowledged, a consumer that
+// has to be made again starts at or before it. So an agent takes one of the
+// places that all agents share, however often it connects.
+func (r *registrar) covered(key string, seq uint64) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for earlier, h := range r.waiting[key] {
+		if earlier < seq && time.Since(h.since) < r.config.AckWait {
+			return true
+		}
+	}
+	return false
 }
 
 // release acknowledges the opened events of an agent that its row reflects. It

@@ -2,6 +2,7 @@ package bus
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -25,6 +26,8 @@ type KV struct {
 	name      string
 	stream    jetstream.Stream
 	markerTTL time.Duration
+	// replicated is set for a bucket that any of several servers may answer for.
+	replicated bool
 }
 
 // Entry is what a bucket holds under a key.
@@ -46,21 +49,22 @@ func (c *Conn) Bucket(ctx context.Context, name string) (*KV, error) {
 	if err != nil {
 		return nil, sorted(err, "open bucket %q", name)
 	}
-	kv.markerTTL = kv.stream.CachedInfo().Config.SubjectDeleteMarkerTTL
+	config := kv.stream.CachedInfo().Config
+	kv.markerTTL, kv.replicated = config.SubjectDeleteMarkerTTL, config.Replicas > 1
 	return kv, nil
 }
 
 // Get reads the row under key. A row that was deleted or has lapsed is an
 // Entry that does not exist, with the revision of its marker.
-// NB: with replicas any of them answers, so a row may be read a moment late; a
-// write at such a revision conflicts.
+// The stream's leader answers, so whatever was acknowledged before is seen: a
+// decision that writes nothing has no revision to be refused by.
 func (b *KV) Get(ctx context.Context, key string) (Entry, error) {
 	if err := checkKey(key); err != nil {
 		return Entry{}, fmt.Errorf("read row: %w", err)
 	}
 	var msg *jetstream.RawStreamMsg
 	err := b.conn.retry(ctx, func(ctx context.Context) (err error) {
-		msg, err = b.stream.GetLastMsgForSubject(ctx, b.subject(key))
+		msg, err = b.last(ctx, b.subject(key))
 		if errors.Is(err, jetstream.ErrMsgNotFound) {
 			msg, err = nil, nil
 		}
@@ -76,6 +80,52 @@ func (b *KV) Get(ctx context.Context, key string) (Entry, error) {
 	default:
 		return Entry{Key: key, Value: msg.Data, Revision: msg.Sequence, Exists: true, Time: msg.Time}, nil
 	}
+}
+
+// last reads the last message on a subject. A stream on one server is read
+// directly, which is faster; of several servers any would answer that way, one
+// that lags behind too, so the leader is asked.
+func (b *KV) last(ctx context.Context, subject string) (*jetstream.RawStreamMsg, error) {
+	if !b.replicated {
+		return b.stream.GetLastMsgForSubject(ctx, subject)
+	}
+	question, err := json.Marshal(map[string]string{"last_by_subj": subject})
+	if err != nil {
+		return nil, fmt.Errorf("encode question: %w", err)
+	}
+	reply, err := b.conn.nc.RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+bucketStream(b.name), question)
+	if err != nil {
+		return nil, err
+	}
+	var answer struct {
+		Error   *jetstream.APIError `json:"error"`
+		Message *struct {
+			Sequence uint64    `json:"seq"`
+			Header   []byte    `json:"hdrs"`
+			Data     []byte    `json:"data"`
+			Time     time.Time `json:"time"`
+		} `json:"message"`
+	}
+	if err := json.Unmarshal(reply.Data, &answer); err != nil {
+		return nil, fmt.Errorf("read answer: %w", err)
+	}
+	switch {
+	case answer.Error != nil && answer.Error.ErrorCode == jetstream.JSErrCodeMessageNotFound:
+		return nil, jetstream.ErrMsgNotFound
+	case answer.Error != nil:
+		return nil, answer.Error
+	case answer.Message == nil:
+		return nil, fmt.Errorf("read answer: %w", nats.ErrInvalidMsg)
+	}
+	msg := &jetstream.RawStreamMsg{
+		Subject: subject, Sequence: answer.Message.Sequence, Data: answer.Message.Data, Time: answer.Message.Time,
+	}
+	if len(answer.Message.Header) > 0 {
+		if msg.Header, err = nats.DecodeHeadersMsg(answer.Message.Header); err != nil {
+			return nil, fmt.Errorf("read headers: %w", err)
+		}
+	}
+	return msg, nil
 }
 
 // Save writes a row at the revision it was read at; revision 0 means that

@@ -100,3 +100,31 @@ func TestSave(t *testing.T) {
 		}
 	})
 }
+
+// Reading by the leader gives what reading directly gives: rows, markers and
+// absence.
+func TestGetByLeader(t *testing.T) {
+	t.Parallel()
+	_, _, kv := fixture(t)
+	same := func(key string) bus.Entry {
+		t.Helper()
+		direct, err := kv.Get(t.Context(), key)
+		require.NoError(t, err)
+		leader, err := kv.ByLeader().Get(t.Context(), key)
+		require.NoError(t, err)
+		require.True(t, direct.Time.Equal(leader.Time))
+		direct.Time, leader.Time = time.Time{}, time.Time{}
+		require.Equal(t, direct, leader)
+		return leader
+	}
+	require.Equal(t, bus.Entry{Key: "none"}, same("none"))
+	revision, err := kv.Save(t.Context(), "a", []byte("one"), 0, 0)
+	require.NoError(t, err)
+	require.Equal(t, "one", string(same("a").Value))
+	require.NoError(t, kv.Purge(t.Context(), "a", revision, nil))
+	require.False(t, same("a").Exists)
+	require.Positive(t, same("a").Revision)
+	_, err = kv.Save(t.Context(), "b", []byte("short"), 0, time.Second)
+	require.NoError(t, err)
+	require.Eventually(t, func() bool { return !same("b").Exists }, soon, tick)
+}

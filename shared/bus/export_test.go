@@ -1,0 +1,9 @@
+package bus
+
+// ByLeader returns the bucket as one whose rows are read from the stream's
+// leader.
+func (b *KV) ByLeader() *KV {
+	c := *b
+	c.replicated = true
+	return &c
+}
