@@ -3,6 +3,7 @@ package lease
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -25,22 +26,27 @@ const trustDedupe = 90 * time.Second
 // lookBack is how long before the row was saved the log is read from.
 const lookBack = 10 * time.Second
 
+// errLate says that the streams may have forgotten the ids of what is still to
+// be announced.
+var errLate = errors.New("too late to repeat unseen")
+
 // settle does what the writer of a row may not have lived to do.
 func (s *Service) settle(ctx context.Context, t task, entry bus.Entry, row machine.Record) error {
 	effects := machine.Again(row)
 	if len(effects) == 0 || s.announced.has(t.key(), entry.Revision) {
 		return nil
 	}
-	done := false
-	if time.Since(entry.Time) > trustDedupe {
+	since := entry.Time
+	if s.now().Sub(since) > trustDedupe {
 		var err error
-		if done, err = s.proven(ctx, t, effects[len(effects)-1], entry.Time); err != nil {
+		since = s.now()
+		if effects, err = s.missing(ctx, t, effects, entry.Time); err != nil {
 			return err
 		}
 	}
-	if !done {
+	if len(effects) > 0 {
 		s.metrics.repeated.Inc()
-		if err := s.perform(ctx, t, effects); err != nil {
+		if err := s.perform(ctx, t, since, effects); err != nil {
 			return err
 		}
 	}
@@ -48,9 +54,15 @@ func (s *Service) settle(ctx context.Context, t task, entry bus.Entry, row machi
 	return nil
 }
 
-// perform does everything an accepted input asks for but saving.
-func (s *Service) perform(ctx context.Context, t task, effects []machine.Effect) error {
+// perform does everything an accepted input asks for but saving. Since is when
+// the row was saved, or when the log was found not to hold it: a process that
+// stood still for long between then and publishing leaves it to the repetition
+// of the input, which looks the log up.
+func (s *Service) perform(ctx context.Context, t task, since time.Time, effects []machine.Effect) error {
 	for _, effect := range effects {
+		if late := s.now().Sub(since); late > trustDedupe {
+			return fmt.Errorf("announce row %q %s after it was saved: %w", t.key(), late, errLate)
+		}
 		var err error
 		switch e := effect.(type) {
 		case machine.Save:
@@ -62,11 +74,10 @@ func (s *Service) perform(ctx context.Context, t task, effects []machine.Effect)
 			err = s.notify(ctx, t, e)
 		case machine.AskModerator:
 			err = s.ask(ctx, t, e)
-		case machine.Emit:
-			err = s.publish(ctx, t, emission(t, e))
-		case machine.Audit:
-			subject := subjects.Audit(t.tenant, t.agent, e.Name)
-			err = s.publish(ctx, t, event{subject, e.Cause, e.At, e.Record})
+		case machine.Emit, machine.Audit:
+			if stored, is := eventOf(t, e); is {
+				err = s.publish(ctx, t, stored)
+			}
 		}
 		if err != nil {
 			return err
@@ -150,6 +161,18 @@ type event struct {
 func emission(t task, e machine.Emit) event {
 	name := strings.TrimPrefix(e.Type, "lease.")
 	return event{subjects.AgentLease(t.tenant, t.agent, name), e.Cause, e.At, subjects.LeaseTransition{Lease: e.Lease}}
+}
+
+// eventOf is the event that an effect stores, if it stores one.
+func eventOf(t task, effect machine.Effect) (event, bool) {
+	switch e := effect.(type) {
+	case machine.Emit:
+		return emission(t, e), true
+	case machine.Audit:
+		return event{subjects.Audit(t.tenant, t.agent, e.Name), e.Cause, e.At, e.Record}, true
+	case machine.Save, machine.Schedule, machine.CancelSchedule, machine.AskModerator, machine.Notify:
+	}
+	return event{}, false
 }
 
 // id is the same for the same cause, whoever emits the event.

@@ -29,6 +29,8 @@ const casAttempts = 8
 type task struct {
 	tenant, agent string
 	in            machine.Input
+	// listed says that a listing has just shown the row.
+	listed bool
 }
 
 func (t task) key() string { return subjects.LeaseKey(t.tenant, t.agent, t.in.LeaseID) }
@@ -51,6 +53,9 @@ func (s *Service) apply(ctx context.Context, t task) (outcome, error) {
 		if err != nil {
 			return outcome{}, err
 		}
+		if t.outruns(row) {
+			return outcome{}, fmt.Errorf("row %q: %w", t.key(), errBehind)
+		}
 		if err := s.settle(ctx, t, entry, row); err != nil {
 			return outcome{}, err
 		}
@@ -67,12 +72,23 @@ func (s *Service) apply(ctx context.Context, t task) (outcome, error) {
 	return outcome{}, fmt.Errorf("row %q: %w %d times", t.key(), bus.ErrConflict, casAttempts)
 }
 
+// outruns reports whether the input is about a later row than the one that was
+// read: a timer is set after its epoch is saved, and a row that a listing shows
+// is there. Taken as it is, such an input would be done with and change nothing.
+func (t task) outruns(row machine.Record) bool {
+	if t.listed && !row.Exists() {
+		return true
+	}
+	timer, is := t.in.Fact.(machine.TimerFired)
+	return is && row.Exists() && timer.Epoch > row.Book.Epoch
+}
+
 // step makes one attempt at a row that is as it was loaded.
 func (s *Service) step(ctx context.Context, t task, entry bus.Entry, row machine.Record) (outcome, error) {
-	now := time.Now().UTC().Truncate(time.Millisecond)
+	now := s.now().UTC().Truncate(time.Millisecond)
 	next, effects, problem := machine.Step(row, t.in, now)
 	if !saves(effects) {
-		return outcome{problem: problem}, s.perform(ctx, t, effects)
+		return outcome{problem: problem}, s.perform(ctx, t, now, effects)
 	}
 	revision, err := s.save(ctx, t.key(), next, entry.Revision, now)
 	if err != nil {
@@ -84,7 +100,7 @@ func (s *Service) step(ctx context.Context, t task, entry bus.Entry, row machine
 	if err := s.fault(FaultRowSaved); err != nil {
 		return outcome{}, err
 	}
-	if err := s.perform(ctx, t, effects[1:]); err != nil {
+	if err := s.perform(ctx, t, now, effects[1:]); err != nil {
 		return outcome{}, err
 	}
 	s.announced.add(t.key(), revision)

@@ -17,7 +17,8 @@ import (
 const tombstoneTTL = 10 * time.Minute
 
 // progressEvery is after how many leases of one connection the server hears
-// that the close is still being worked on.
+// that the close is still being worked on; it hears so before the first, too,
+// as the listing may have taken its time.
 const progressEvery = 16
 
 // handleClosed ends what a closed connection leaves behind. The tombstone comes
@@ -73,11 +74,17 @@ func (s *Service) entomb(ctx context.Context, tenant string, closed subjects.Con
 // release ends the leases that are bound to a connection. The cause names the
 // lease too: one close ends several, whose events share a subject.
 func (s *Service) release(ctx context.Context, d *bus.Delivery, subject subjects.Subject, connection string, tombstone uint64) error {
-	rows, err := s.scan(ctx, tombstone, subject.Tenant+"."+subject.Agent+".*", subjects.ClosedKey(subject.Tenant, connection))
+	progress := func() {
+		if err := d.InProgress(); err != nil {
+			s.log.Debug().Err(err).Msg("progress not told")
+		}
+	}
+	rows, err := s.scan(ctx, tombstone, progress, subject.Tenant+"."+subject.Agent+".*", subjects.ClosedKey(subject.Tenant, connection))
 	if err != nil {
 		return err
 	}
-	for i, found := range rows {
+	applied := 0
+	for _, found := range rows {
 		_, _, lease, err := subjects.ParseLeaseKey(found.key)
 		if err != nil {
 			// The tombstone itself.
@@ -92,12 +99,11 @@ func (s *Service) release(ctx context.Context, d *bus.Delivery, subject subjects
 		if !concerns(row, connection, cause) {
 			continue
 		}
-		if i%progressEvery == progressEvery-1 {
-			if err := d.InProgress(); err != nil {
-				s.log.Debug().Err(err).Msg("progress not told")
-			}
+		if applied%progressEvery == 0 {
+			progress()
 		}
-		if _, err := s.apply(ctx, task{tenant: subject.Tenant, agent: subject.Agent, in: machine.Input{
+		applied++
+		if _, err := s.apply(ctx, task{tenant: subject.Tenant, agent: subject.Agent, listed: true, in: machine.Input{
 			LeaseID: lease, Cause: cause, Fact: machine.ConnectionClosed{ConnectionID: connection},
 		}}); err != nil {
 			return err

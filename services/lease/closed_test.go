@@ -49,6 +49,25 @@ func TestCloseEndsWhatIsBoundToTheConnection(t *testing.T) {
 	s.tells(late, requested, abandoned)
 }
 
+// TestRollbackAfterItsConnectionClosed rolls back what nobody could claim again.
+func TestRollbackAfterItsConnectionClosed(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	s.start()
+	ada, other := s.peer("ada"), s.peer("ada")
+	lease, _ := ada.request("repo", 0)
+	require.Equal(t, uint64(1), ada.claim(lease))
+	ada.close()
+	s.eventually(func() bool { return s.row("ada", lease).Book.Gone }, "the close leaves no mark")
+	require.Equal(t, subjects.LeaseClaimed, s.row("ada", lease).State)
+	out := ok[subjects.LeaseOutcome](other, "rollback", lease, subjects.LeaseRollback{LeaseID: lease, Fence: 1})
+	require.Equal(t, subjects.LeaseExpired, out.State)
+	require.Zero(t, out.ExpiresAt)
+	require.Equal(t, subjects.LeaseReasonDisconnect, s.row("ada", lease).Reason)
+	s.tells(lease, requested, granted, claimed, rolledBack, expired)
+	require.Empty(t, s.timers())
+}
+
 // TestRequestsRaceWithCloses closes connections while their requests are under
 // way, on two processes. In the end no lease is live on any of them.
 func TestRequestsRaceWithCloses(t *testing.T) {

@@ -41,7 +41,9 @@
 //
 // The streams recognise a repeated id for two minutes. A row that is older than
 // that has its last event looked up in the log before anything is repeated;
-// since events are stored last, one that is there proves the rest.
+// since events are stored last, one that is there proves what comes before it.
+// A process that finds that it stood still for so long after a save does not
+// announce: the input comes again and the log is looked up.
 //
 // # Deadlines
 //
@@ -59,6 +61,9 @@
 //	a row moved on        reload, step again
 //	a command is malformed   no reply is possible: logged and terminated
 //	a payload is malformed   invalid_request
-//	a setting is bad      logged; the last good one stays in force
+//	a setting is bad      logged; the last good one stays in force, and where
+//	                      there is none all is denied
+//	a replica is behind   rows are read from the leader; a listing that is not
+//	                      known to be complete fails, and is made again
 //	presence is away      nothing: no decision reads it
 package lease

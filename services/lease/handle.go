@@ -3,6 +3,7 @@ package lease
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
@@ -27,7 +28,7 @@ func (s *Service) handle(ctx context.Context, d *bus.Delivery) error {
 		err = s.handleCommand(ctx, d, subject)
 	}
 	if err == nil {
-		s.metrics.lag.WithLabelValues(subject.Name).Observe(time.Since(d.Time).Seconds())
+		s.metrics.lag.WithLabelValues(label(subject.Name, d.Consumer == closesName)).Observe(time.Since(d.Time).Seconds())
 	}
 	return err
 }
@@ -40,6 +41,10 @@ func causeOf(d *bus.Delivery) string {
 	}
 	return "e" + subjects.Cause(d.Seq)
 }
+
+// timerAttempts is how often a timer is tried whose row is not there yet, which
+// takes some ten seconds. One that still is ahead then is of no row.
+const timerAttempts = 8
 
 // handleTimer applies a deadline that the server delivered.
 func (s *Service) handleTimer(ctx context.Context, d *bus.Delivery, subject subjects.Subject) error {
@@ -54,6 +59,9 @@ func (s *Service) handleTimer(ctx context.Context, d *bus.Delivery, subject subj
 	_, err = s.apply(ctx, task{tenant: subject.Tenant, agent: timer.AgentID, in: machine.Input{
 		LeaseID: subject.Lease, Cause: causeOf(d), Fact: machine.TimerFired{Epoch: timer.Epoch},
 	}})
+	if errors.Is(err, errBehind) && d.Attempt >= timerAttempts {
+		return bus.Permanent(fmt.Errorf("timer of epoch %d: %w", timer.Epoch, err))
+	}
 	return err
 }
 
@@ -94,7 +102,7 @@ func (s *Service) handleCommand(ctx context.Context, d *bus.Delivery, subject su
 		return err
 	}
 	if answer.problem != nil {
-		s.metrics.refusals.WithLabelValues(c.name, answer.problem.Code).Inc()
+		s.metrics.refusals.WithLabelValues(label(c.name, false), answer.problem.Code).Inc()
 	}
 	s.log.Debug().Str("command_id", command.CommandID).Str("command", c.name).Str("tenant", c.tenant).
 		Str("lease", c.lease).Bool("ok", answer.problem == nil).Msg("command answered")

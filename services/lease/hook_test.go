@@ -89,7 +89,8 @@ func TestModeratorDecides(t *testing.T) {
 	require.Equal(t, subjects.LeaseDenied, state)
 	require.Empty(t, wide.told())
 	// A moderate that was under way when its connection closed.
-	ok[struct{}](wide, "moderate", "", subjects.LeaseModerate{Resources: []string{"ask/"}})
+	details = wide.refused(subjects.CodeUnavailable, "moderate", "", subjects.LeaseModerate{Resources: []string{"ask/"}})
+	require.Positive(t, details["retry_after_ms"])
 	_, state = ada.request("ask/other", 0)
 	require.Equal(t, subjects.LeaseDenied, state)
 }
@@ -115,6 +116,30 @@ func TestHookTimesOut(t *testing.T) {
 	heldOne, _ := ada.request("x", 0)
 	ok[subjects.LeaseResult](mod, "resolve", heldOne, subjects.LeaseResolve{LeaseID: heldOne, AgentID: "ada", Verdict: "hold", HoldMS: new(int64(300))})
 	require.Equal(t, subjects.LeaseReasonHoldDeadline, s.becomes("ada", heldOne, subjects.LeaseExpired).Reason)
+}
+
+// TestSettingThatWasNeverReadable starts a process while a setting is bad. What
+// it was to forbid is not known, so nothing is granted.
+func TestSettingThatWasNeverReadable(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	s.set(`{"policies":[{"prefix":"repo","policy":"den`)
+	p := s.start()
+	ada := s.peer("ada")
+	lease, state := ada.request("repo", 0)
+	require.Equal(t, subjects.LeaseDenied, state)
+	require.Equal(t, &subjects.Verdict{Decision: "deny", Reason: "policy unreadable", By: "policy"}, s.row("ada", lease).Verdict)
+	foreign := s.peer("ada")
+	foreign.tenant = "globex"
+	_, state = foreign.request("repo", 0)
+	require.Equal(t, subjects.LeaseGranted, state, "a tenant without a setting")
+
+	entry, err := s.settings.Get(t.Context(), subjects.SettingsKey("acme", "lease"))
+	require.NoError(t, err)
+	require.NoError(t, s.settings.Purge(t.Context(), entry.Key, entry.Revision, nil))
+	s.eventually(func() bool { return len(p.settings.get("acme").Policies) == 0 }, "setting stays")
+	_, state = ada.request("repo", 0)
+	require.Equal(t, subjects.LeaseGranted, state)
 }
 
 func TestSettingsLive(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
@@ -37,6 +38,8 @@ type Service struct {
 	// fault is where crash tests stop the process between two writes; an error
 	// stops only what is under way.
 	fault func(point string) error
+	// now is the clock, which tests set.
+	now func() time.Time
 	// synced is closed once the settings are known as they are: a process that
 	// does not know them would grant what they deny.
 	synced chan struct{}
@@ -73,6 +76,7 @@ func New(config Config, log zerolog.Logger) *Service {
 		announced: newAnnounced(),
 		view:      newView(),
 		synced:    make(chan struct{}),
+		now:       time.Now,
 		fault: func(point string) error {
 			daemon.Fault(point)
 			return nil

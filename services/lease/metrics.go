@@ -1,6 +1,7 @@
 package lease
 
 import (
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -45,6 +46,20 @@ func newMetrics(reg *prometheus.Registry, view *view) *metrics {
 	}
 	reg.MustRegister(m.connected, m.transitions, m.refusals, m.malformed, m.conflicts, m.repeated, m.lag, m.claimAge, leaseGauges{view})
 	return m
+}
+
+// label is a command as a label. Any last token may come in a subject, and each
+// would be a series of its own. Closes are those of one consumer, which gets
+// nothing else.
+func label(command string, closes bool) string {
+	switch {
+	case closes:
+		return "closed"
+	case slices.Contains(subjects.LeaseCommands(), command):
+		return command
+	default:
+		return "other"
+	}
 }
 
 // leaseGauges look at the leases when they are asked.

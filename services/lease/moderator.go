@@ -11,9 +11,13 @@ import (
 	"rollcall/subjects"
 )
 
+// retryAfter is when a moderator is told to try again, on a new connection.
+const retryAfter = time.Second
+
 // moderate makes the peer's connection answer for resources until it closes.
 // It writes its row first and reads its tombstone after, as a request does, so
-// that no close in between leaves a moderator that is gone.
+// that no close in between leaves a moderator that is gone. It is refused then:
+// whoever is told that it moderates does.
 func (c call) moderate(ctx context.Context, p subjects.LeaseModerate) (outcome, error) {
 	if !c.command.Grants.Moderate && !c.command.Grants.OperatorWrite {
 		return refused(lacks("lease.moderate"))
@@ -27,10 +31,16 @@ func (c call) moderate(ctx context.Context, p subjects.LeaseModerate) (outcome, 
 		return outcome{}, err
 	}
 	closed, err := c.isClosed(ctx, c.tenant, peer.ConnectionID)
-	if err == nil && closed {
-		err = c.dismiss(ctx, c.tenant, peer.ConnectionID)
+	if err != nil || !closed {
+		return outcome{result: struct{}{}}, err
 	}
-	return outcome{result: struct{}{}}, err
+	if err := c.dismiss(ctx, c.tenant, peer.ConnectionID); err != nil {
+		return outcome{}, err
+	}
+	return refused(&subjects.Problem{
+		Code: subjects.CodeUnavailable, Message: "the connection is closed",
+		Details: map[string]any{"retry_after_ms": retryAfter.Milliseconds()},
+	})
 }
 
 // appoint writes a moderator's row. Moderating again replaces the resources and
@@ -91,7 +101,7 @@ func (c call) moderator(ctx context.Context) (subjects.ModeratorRow, error) {
 // moderators lists a tenant's moderators, from the bucket rather than from a
 // view of it: a moderator that was told it is one is asked from then on.
 func (s *Service) moderators(ctx context.Context, tenant string) ([]subjects.ModeratorRow, error) {
-	found, err := s.scan(ctx, 0, subjects.ModeratorKey(tenant, "*"))
+	found, err := s.scan(ctx, 0, nil, subjects.ModeratorKey(tenant, "*"))
 	if err != nil {
 		return nil, err
 	}

@@ -35,12 +35,16 @@ func (c call) get(ctx context.Context, p subjects.LeaseGet) (outcome, error) {
 
 // find looks for a lease of any agent.
 func (c call) find(ctx context.Context) (outcome, error) {
-	rows, err := c.scan(ctx, 0, subjects.LeaseKey(c.tenant, "*", c.lease))
+	rows, err := c.scan(ctx, 0, nil, subjects.LeaseKey(c.tenant, "*", c.lease))
 	if err != nil {
 		return outcome{}, err
 	}
 	for _, found := range rows {
-		if row, err := parseRow(found.key, found.value); err == nil {
+		if _, _, _, err := subjects.ParseLeaseKey(found.key); err != nil {
+			// A connection of the same id.
+			continue
+		}
+		if row, err := parseRow(found.key, found.value); err == nil && row.Exists() {
 			return outcome{result: subjects.LeaseResult{Lease: row.LeaseRow}}, nil
 		}
 	}
@@ -72,7 +76,7 @@ func (c call) list(ctx context.Context, p subjects.LeaseList) (outcome, error) {
 	if agent == "" {
 		agent = "*"
 	}
-	rows, err := c.scan(ctx, 0, subjects.LeaseKey(c.tenant, agent, "*"))
+	rows, err := c.scan(ctx, 0, nil, subjects.LeaseKey(c.tenant, agent, "*"))
 	if err != nil {
 		return outcome{}, err
 	}
@@ -94,7 +98,7 @@ func page(rows []scanned, tenant string, p subjects.LeaseList, limit int) subjec
 			continue
 		}
 		row, err := parseRow(found.key, found.value)
-		if err != nil || (p.State != "" && row.State != p.State) {
+		if err != nil || !row.Exists() || (p.State != "" && row.State != p.State) {
 			continue
 		}
 		if size += len(row.Metadata) + rowBytes(row.LeaseRow); len(out.Items) == limit || (size > pageBytes && len(out.Items) > 0) {

@@ -76,6 +76,23 @@ func TestGetAndList(t *testing.T) {
 	require.Equal(t, append(slices.Clone(mine), his), paged)
 }
 
+// TestFindsLeasesOnly asks for what is a connection and no lease.
+func TestFindsLeasesOnly(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	s.start()
+	op, mod := s.operator(), s.moderator()
+	ok[struct{}](mod, "moderate", "", subjects.LeaseModerate{Resources: []string{"x"}})
+	id := mod.peer.ConnectionID
+	op.refused(subjects.CodeLeaseNotFound, "get", id, subjects.LeaseGet{LeaseID: id})
+	mod.close()
+	s.eventually(func() bool {
+		entry, err := s.rows.Get(t.Context(), subjects.ClosedKey("acme", id))
+		return err == nil && entry.Exists
+	}, "no tombstone")
+	op.refused(subjects.CodeLeaseNotFound, "get", id, subjects.LeaseGet{LeaseID: id})
+}
+
 // TestPagesFitAMessage lists leases whose metadata is as large as may be.
 func TestPagesFitAMessage(t *testing.T) {
 	t.Parallel()

@@ -1,9 +1,7 @@
 package lease
 
 import (
-	"bytes"
 	"context"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -23,14 +21,14 @@ const (
 
 	headerOperation    = "KV-Operation"
 	headerMarkerReason = "Nats-Marker-Reason"
-
-	codeNoMessage = 10037
 )
 
-// errBehind says that a replica has not stored yet what a listing must show.
-var errBehind = errors.New("replica is behind")
+// errBehind says that a reading does not show all that it must: it is to be
+// repeated, and never to be taken for an absence.
+var errBehind = errors.New("reading is behind")
 
-// load reads a lease's row; a lease that does not exist is the zero Record.
+// load reads a lease's row as it is now; a lease that does not exist is the zero
+// Record.
 func (s *Service) load(ctx context.Context, key string) (bus.Entry, machine.Record, error) {
 	entry, err := s.rows.Get(ctx, key)
 	if err != nil || !entry.Exists {
@@ -51,7 +49,7 @@ func parseRow(key string, value []byte) (machine.Record, error) {
 // save writes a lease's row. The row of a lease that has ended lapses when its
 // retention is over; a later write, of a refusal, does not prolong it.
 func (s *Service) save(ctx context.Context, key string, row machine.Record, revision uint64, now time.Time) (uint64, error) {
-	value, err := json.Marshal(row)
+	value, err := row.Encode()
 	if err != nil {
 		return 0, bus.Permanent(fmt.Errorf("encode row %q: %w", key, err))
 	}
@@ -73,7 +71,8 @@ type scanned struct {
 // everything stored up to revision atLeast is taken into account, or the scan
 // fails. For that to be told one of the filters must match what was stored
 // there. Replicas store in order, so one that shows atLeast shows all before.
-func (s *Service) scan(ctx context.Context, atLeast uint64, filters ...string) ([]scanned, error) {
+// Progress, if there is one, is told of a long listing from time to time.
+func (s *Service) scan(ctx context.Context, atLeast uint64, progress func(), filters ...string) ([]scanned, error) {
 	for i, filter := range filters {
 		filters[i] = rowsPrefix + filter
 	}
@@ -89,8 +88,11 @@ func (s *Service) scan(ctx context.Context, atLeast uint64, filters ...string) (
 	defer s.discard(rowsStream, consumer)
 	var rows []scanned
 	newest := uint64(0)
-	err = each(consumer, func(msg jetstream.Msg, meta *jetstream.MsgMetadata) {
+	err = each(ctx, consumer, func(msg jetstream.Msg, meta *jetstream.MsgMetadata) {
 		newest = max(newest, meta.Sequence.Stream)
+		if progress != nil && meta.Sequence.Consumer%fetchBatch == 0 {
+			progress()
+		}
 		if header := msg.Headers(); header.Get(headerOperation) == "" && header.Get(headerMarkerReason) == "" {
 			key := strings.TrimPrefix(msg.Subject(), rowsPrefix)
 			rows = append(rows, scanned{key: key, value: msg.Data(), revision: meta.Sequence.Stream})
@@ -105,43 +107,10 @@ func (s *Service) scan(ctx context.Context, atLeast uint64, filters ...string) (
 	return rows, nil
 }
 
-// isClosed reports whether a connection has a tombstone, by the word of the
-// stream's leader: what was acknowledged before the question is in the answer,
-// which a replica could not promise.
+// isClosed reports whether a connection has a tombstone. As for every row the
+// stream's leader is asked: what was acknowledged before the question is in the
+// answer, which a replica could not promise.
 func (s *Service) isClosed(ctx context.Context, tenant, connection string) (bool, error) {
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
-	question, err := json.Marshal(map[string]string{"last_by_subj": rowsPrefix + subjects.ClosedKey(tenant, connection)})
-	if err != nil {
-		return false, fmt.Errorf("encode question: %w", err)
-	}
-	msg, err := s.conn.NC().RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+rowsStream, question)
-	if err != nil {
-		return false, fmt.Errorf("read tombstone of %q: %w", connection, err)
-	}
-	var answer struct {
-		Error *struct {
-			Code    int    `json:"err_code"`
-			Message string `json:"description"`
-		} `json:"error"`
-		Message *struct {
-			Header string `json:"hdrs"`
-		} `json:"message"`
-	}
-	if err := json.Unmarshal(msg.Data, &answer); err != nil {
-		return false, fmt.Errorf("read tombstone of %q: %w", connection, err)
-	}
-	switch {
-	case answer.Error != nil && answer.Error.Code == codeNoMessage:
-		return false, nil
-	case answer.Error != nil:
-		return false, fmt.Errorf("read tombstone of %q: %s", connection, answer.Error.Message)
-	case answer.Message == nil:
-		return false, fmt.Errorf("read tombstone of %q: %w", connection, errBehind)
-	}
-	header, err := base64.StdEncoding.DecodeString(answer.Message.Header)
-	if err != nil {
-		return false, fmt.Errorf("read tombstone of %q: %w", connection, err)
-	}
-	return !bytes.Contains(header, []byte(headerMarkerReason+":")) && !bytes.Contains(header, []byte(headerOperation+":")), nil
+	entry, err := s.rows.Get(ctx, subjects.ClosedKey(tenant, connection))
+	return entry.Exists, err
 }

@@ -3,6 +3,7 @@ package lease
 import (
 	"encoding/json"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -331,12 +332,49 @@ func TestRepetitionAfterTheDuplicateWindow(t *testing.T) {
 	tk := task{tenant: "acme", agent: "ada", in: machine.Input{LeaseID: lease}}
 	effects := machine.Again(row)
 
-	done, err := p.proven(t.Context(), tk, effects[len(effects)-1], entry.Time)
+	missing, err := p.missing(t.Context(), tk, effects, entry.Time)
 	require.NoError(t, err)
-	require.False(t, done)
+	require.Equal(t, effects, missing)
+	// One event is stored, and the next is not.
+	require.NoError(t, p.perform(t.Context(), tk, time.Now(), effects[:len(effects)-1]))
+	missing, err = p.missing(t.Context(), tk, effects, entry.Time)
+	require.NoError(t, err)
+	require.Equal(t, effects[len(effects)-1:], missing)
 	require.NoError(t, p.settle(t.Context(), tk, entry, row))
 	s.tells(lease, requested, granted)
-	done, err = p.proven(t.Context(), tk, effects[len(effects)-1], entry.Time)
+	missing, err = p.missing(t.Context(), tk, effects, entry.Time)
 	require.NoError(t, err)
-	require.True(t, done)
+	require.Empty(t, missing)
+}
+
+// TestWriterThatStoodStill lets more time than the streams remember ids for
+// pass between a save and what it announces. The writer leaves it to the
+// command's repetition, which looks the log up.
+func TestWriterThatStoodStill(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	var late atomic.Int64 // by how much the clock is ahead
+	p := s.start(func(service *Service) {
+		service.now = func() time.Time { return time.Now().Add(time.Duration(late.Load())) }
+		service.fault = func(at string) error {
+			if at == FaultRowSaved {
+				late.Store(int64(2 * trustDedupe))
+			}
+			return nil
+		}
+	})
+	ada := s.peer("ada")
+	lease := subjects.NewID()
+	m, id := ada.command("request", lease, subjects.LeaseRequest{Resource: "repo", TimeoutMS: new(int64(600_000))})
+	d := s.delivery(m, 1_000_000)
+	require.ErrorIs(t, p.handle(t.Context(), d), errLate)
+	require.Equal(t, subjects.LeaseGranted, s.row("ada", lease).State)
+	require.Empty(t, s.story(lease))
+	require.Empty(t, s.timers())
+	require.Empty(t, s.replies(id))
+
+	require.NoError(t, p.handle(t.Context(), d), "it comes again")
+	require.True(t, s.reply(id).OK)
+	s.tells(lease, requested, granted)
+	require.Len(t, s.timers(), 1)
 }

@@ -22,13 +22,16 @@
 //  2. Every claim's fence is higher than all before: fence' = fence + 1 at a
 //     claim, fence' = fence otherwise.
 //  3. A CLAIMED lease is moved by its agent or by its own deadline; neither a
-//     time-out set before the claim nor a closed connection touches it, because
-//     the act it permits is under way.
+//     time-out set before the claim nor a closed connection moves it, because
+//     the act it permits is under way. That the connection closed is noted: a
+//     rollback then makes it GRANTED and EXPIRED in one step, with both events,
+//     as nobody else may claim it.
 //  4. A timer counts if and only if its epoch is the row's. Every transition
 //     begins a new epoch, so a timer that fires late, twice or for a deadline
 //     that was met does nothing.
 //  5. A transition is saved first and then announced, once, in the row's
 //     outbox, with everything that is needed to do so again ([Again]).
-//  6. A command's answer is recorded in the row it was made by: delivered again,
+//  6. No lease is GRANTED to a connection that is known to be gone.
+//  7. A command's answer is recorded in the row it was made by: delivered again,
 //     it is answered as it was, and moves nothing.
 package machine

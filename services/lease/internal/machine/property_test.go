@@ -95,6 +95,10 @@ func TestInvariants(t *testing.T) {
 			requireOrder(t, row, next, effects)
 			requireTransitions(t, row, next, problem)
 			requireAnswer(t, next, in, effects, problem)
+			if closed, is := in.Fact.(machine.ConnectionClosed); is && closed.ConnectionID == row.ConnectionID {
+				require.Equal(t, row.State == subjects.LeaseClaimed, next.State == subjects.LeaseClaimed)
+				require.Equal(t, next.State == subjects.LeaseClaimed || row.Book.Gone, next.Book.Gone, "noted")
+			}
 			row = decoded(t, next)
 		}
 	})
@@ -152,6 +156,7 @@ func requireTransitions(t *rapid.T, before, after machine.Record, problem *subje
 		require.NotZero(t, after.Book.Due, "a lease that is not claimed ends by itself")
 	}
 	require.Equal(t, after.State == subjects.LeasePending, after.Book.Asked != nil)
+	require.False(t, after.State == subjects.LeaseGranted && after.Book.Gone, "granted to nobody")
 }
 
 // requireAnswer: what a command was answered is in the row it wrote.
@@ -213,9 +218,10 @@ func TestRowStaysSmall(t *testing.T) {
 		require.Nil(t, problem)
 	}
 	require.Len(t, row.Book.Answers, 64)
-	data, err := json.Marshal(row)
+	data, err := row.Encode()
 	require.NoError(t, err)
 	require.Less(t, len(data), 256<<10)
+	require.JSONEq(t, encodedRow(t, row), string(data), "nothing is left out")
 	_, early := row.Answered(id("1"))
 	require.False(t, early)
 	last, found := row.Answered(id("98"))
@@ -223,4 +229,39 @@ func TestRowStaysSmall(t *testing.T) {
 	outcome, is := row.Result(last).(subjects.LeaseOutcome)
 	require.True(t, is)
 	require.Equal(t, uint64(50), outcome.Fence, "an old claim's answer has its own fence")
+}
+
+func encodedRow(t *testing.T, row machine.Record) string {
+	t.Helper()
+	data, err := json.Marshal(row)
+	require.NoError(t, err)
+	return string(data)
+}
+
+// TestRowNeverOutgrowsItsBucket fills a row with answers larger than any that
+// are expected: the oldest give way.
+func TestRowNeverOutgrowsItsBucket(t *testing.T) {
+	t.Parallel()
+	ada := peer("ada", "c1")
+	row, _, _ := machine.Step(machine.Record{}, machine.Input{
+		LeaseID: "l1", CommandID: id("k0"), From: ada, Fact: machine.Request{Resource: "repo", Policy: policies()["grant"]},
+	}, at(0))
+	reason := string(slices.Repeat([]byte("<"), 2048)) // twelve kilobytes in JSON
+	for n := range 80 {
+		var fact machine.Fact = machine.Claim{}
+		if n%2 == 1 {
+			fact = machine.Rollback{Fence: row.Fence, Reason: reason}
+		}
+		row, _, _ = machine.Step(row, machine.Input{LeaseID: "l1", CommandID: id(fmt.Sprint(n)), From: ada, Fact: fact}, at(n))
+	}
+	require.Greater(t, len(encodedRow(t, row)), 256<<10)
+	data, err := row.Encode()
+	require.NoError(t, err)
+	require.Less(t, len(data), 250<<10)
+	require.Len(t, row.Book.Answers, 64, "the row given is left alone")
+	var kept machine.Record
+	require.NoError(t, json.Unmarshal(data, &kept))
+	require.Greater(t, len(kept.Book.Answers), 20)
+	require.Equal(t, encodedRow(t, machine.Record{Book: machine.Book{Answers: row.Book.Answers[64-len(kept.Book.Answers):]}}),
+		encodedRow(t, machine.Record{Book: machine.Book{Answers: kept.Book.Answers}}), "the newest are kept")
 }

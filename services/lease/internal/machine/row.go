@@ -1,6 +1,7 @@
 package machine
 
 import (
+	"encoding/json"
 	"slices"
 	"time"
 
@@ -35,6 +36,9 @@ type Book struct {
 	Moderator *Address `json:"moderator,omitempty"`
 	// Asked is the moderator whose answer is awaited.
 	Asked *Asked `json:"asked,omitempty"`
+	// Gone says that the bound connection closed during a claim: what is under
+	// way may be finished, but nobody could claim the lease again.
+	Gone bool `json:"gone,omitempty"`
 	// Outbox is what the last transition announces. It stays in the row until
 	// the next write, because whoever finds the row cannot know how far its
 	// writer came.
@@ -78,9 +82,33 @@ type Answer struct {
 	Problem *subjects.Problem  `json:"problem,omitempty"`
 }
 
-// answersKept bounds the answers of a row, and with it the row: with what never
-// changes left out, an answer has about a kilobyte at most.
-const answersKept = 64
+const (
+	// answersKept bounds the answers of a row. Most take half a kilobyte; those
+	// with long texts, each character of which may be escaped, take several.
+	answersKept = 64
+	// mostEncoded bounds the row in bytes, whatever its texts are: a bucket takes
+	// 256 KiB, headers included.
+	mostEncoded = 248 << 10
+)
+
+// Encode is the row as the bucket holds it. So many of its oldest answers are
+// left out as make it fit; the last one is there in any case.
+func (r Record) Encode() ([]byte, error) {
+	data, err := json.Marshal(r)
+	if err != nil || len(data) <= mostEncoded {
+		return data, err
+	}
+	excess, oldest := len(data)-mostEncoded, 0
+	for ; excess > 0 && oldest < len(r.Book.Answers)-1; oldest++ {
+		answer, err := json.Marshal(r.Book.Answers[oldest])
+		if err != nil {
+			return nil, err
+		}
+		excess -= len(answer)
+	}
+	r.Book.Answers = r.Book.Answers[oldest:]
+	return json.Marshal(r)
+}
 
 // Answered finds the answer that a command was given.
 func (r Record) Answered(commandID string) (Answer, bool) {

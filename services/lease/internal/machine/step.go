@@ -128,6 +128,10 @@ func (s *step) rollback(fact Rollback) *subjects.Problem {
 	s.row.ExpiresAt = s.until(millis(s.row.Book.LeaseTimeoutMS))
 	s.row.Reason = fact.Reason
 	s.become(subjects.LeaseGranted, subjects.TypeLeaseRolledBack, nil)
+	if s.row.Book.Gone {
+		// Granted to a connection that is closed, it ends as any such lease does.
+		s.end(subjects.LeaseExpired, subjects.TypeLeaseExpired, subjects.LeaseReasonDisconnect, s.row.Book.Moderator)
+	}
 	return nil
 }
 
@@ -216,7 +220,8 @@ func (s *step) repair() []Effect {
 	return []Effect{Schedule{Epoch: s.row.Book.Epoch, At: s.row.Book.Due, Repair: s.in.Cause}}
 }
 
-// closed ends what nobody can take up any more.
+// closed ends what nobody can take up any more. An act under way goes on; that
+// there is nobody to claim the lease again is noted, and is no transition.
 func (s *step) closed(fact ConnectionClosed) (Record, []Effect, *subjects.Problem) {
 	if !s.row.Exists() || fact.ConnectionID != s.row.ConnectionID {
 		return s.row, nil, nil
@@ -226,10 +231,22 @@ func (s *step) closed(fact ConnectionClosed) (Record, []Effect, *subjects.Proble
 		s.end(subjects.LeaseAbandoned, subjects.TypeLeaseAbandoned, subjects.LeaseReasonDisconnect, nil)
 	case subjects.LeaseHold, subjects.LeaseGranted:
 		s.end(subjects.LeaseExpired, subjects.TypeLeaseExpired, subjects.LeaseReasonDisconnect, s.row.Book.Moderator)
+	case subjects.LeaseClaimed:
+		return s.depart()
 	default:
 		return s.row, nil, nil
 	}
 	return s.accept("")
+}
+
+// depart notes that the bound connection of a claimed lease is gone. What the
+// claim announced has been announced by now, as for a refusal.
+func (s *step) depart() (Record, []Effect, *subjects.Problem) {
+	if s.row.Book.Gone {
+		return s.row, nil, nil
+	}
+	s.row.Book.Gone, s.row.Book.Outbox = true, nil
+	return s.row, []Effect{Save{}}, nil
 }
 
 // Covers reports whether one of the prefixes covers a resource.

@@ -127,6 +127,9 @@ func table(t *testing.T, d *datadriven.TestData) string {
 			if after.Reason != "" {
 				outcome += " (" + after.Reason + ")"
 			}
+			if after.Book.Gone {
+				outcome += ", connection gone"
+			}
 			for _, a := range after.Book.Outbox {
 				outcome += ", " + a.Type
 			}
@@ -186,6 +189,9 @@ func inputs() []tableRow {
 	}
 }
 
+// claimedAndGone is CLAIMED by a connection that has closed since.
+const claimedAndGone = "CLAIMED-AND-GONE"
+
 // inState brings a lease to a state by the shortest way.
 func inState(state string) machine.Record {
 	var row machine.Record
@@ -211,6 +217,10 @@ func inState(state string) machine.Record {
 	case subjects.LeaseClaimed:
 		request("grant")
 		do(peer("ada", "c1"), machine.Claim{})
+	case claimedAndGone:
+		request("grant")
+		do(peer("ada", "c1"), machine.Claim{})
+		do(subjects.Peer{}, machine.ConnectionClosed{ConnectionID: id("c1")})
 	case subjects.LeaseConsumed:
 		request("grant")
 		do(peer("ada", "c1"), machine.Claim{})
@@ -248,6 +258,9 @@ func printRow(row machine.Record) string {
 	}
 	if row.Reason != "" {
 		fmt.Fprintf(&b, " reason=%s", row.Reason)
+	}
+	if row.Book.Gone {
+		b.WriteString(" gone")
 	}
 	for _, field := range []struct {
 		name string
