@@ -70,6 +70,7 @@ type call struct {
 	*Service
 	tenant, lease, name string
 	cause               string
+	seq                 uint64
 	command             subjects.Command
 }
 
@@ -92,7 +93,7 @@ func (s *Service) handleCommand(ctx context.Context, d *bus.Delivery, subject su
 	}
 	c := call{
 		Service: s, tenant: subject.Tenant, lease: subject.Lease, name: subject.Name,
-		cause: causeOf(d), command: command,
+		cause: causeOf(d), seq: d.Seq, command: command,
 	}
 	answer, err := c.run(ctx)
 	if err != nil {

@@ -15,6 +15,9 @@ type Input struct {
 	Cause string
 	// CommandID is empty for what no peer sent: timers and closes.
 	CommandID string
+	// Seq is the command's place in the order in which commands were stored; 0
+	// for what no peer sent.
+	Seq uint64
 	// From is the connection that sent the command.
 	From subjects.Peer
 	Fact Fact

@@ -265,3 +265,34 @@ func TestRowNeverOutgrowsItsBucket(t *testing.T) {
 	require.Equal(t, encodedRow(t, machine.Record{Book: machine.Book{Answers: row.Book.Answers[64-len(kept.Book.Answers):]}}),
 		encodedRow(t, machine.Record{Book: machine.Book{Answers: kept.Book.Answers}}), "the newest are kept")
 }
+
+// TestForgottenCommandTakesNoEffect lets more commands through than a row keeps
+// answers of, and then an old one again.
+func TestForgottenCommandTakesNoEffect(t *testing.T) {
+	t.Parallel()
+	from := subjects.Peer{ConnectionID: id("c1"), AgentID: "ada", Incarnation: id("run")}
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	step := func(row machine.Record, seq uint64, fact machine.Fact) (machine.Record, *subjects.Problem) {
+		next, _, problem := machine.Step(row, machine.Input{
+			LeaseID: id("lease"), Cause: fmt.Sprintf("c%d", seq), CommandID: id(fmt.Sprint(seq)), Seq: seq, From: from, Fact: fact,
+		}, now)
+		return next, problem
+	}
+	row, problem := step(machine.Record{}, 1, machine.Request{
+		Resource: "a", Policy: machine.Policy{Decision: subjects.PolicyGrant, LeaseTimeout: time.Minute},
+	})
+	require.Nil(t, problem)
+	row, problem = step(row, 2, machine.Claim{})
+	require.Nil(t, problem)
+	row, problem = step(row, 3, machine.Rollback{Fence: 1})
+	require.Nil(t, problem)
+	for seq := uint64(4); seq < 80; seq++ {
+		row, _ = step(row, seq, machine.Rollback{Fence: 1})
+	}
+	_, known := row.Answered(id("2"))
+	require.False(t, known)
+	after, problem := step(row, 2, machine.Claim{})
+	require.NotNil(t, problem)
+	require.Equal(t, subjects.CodeUnavailable, problem.Code)
+	require.Equal(t, row, after)
+}

@@ -45,6 +45,10 @@ type Book struct {
 	Outbox []Announcement `json:"outbox,omitempty"`
 	// Answers are those given to the last commands, oldest first.
 	Answers []Answer `json:"answers,omitempty"`
+	// Forgotten is the highest Seq among the answers that are kept no more: of a
+	// command at or below it that is not among Answers nobody knows whether it
+	// took effect, and so it must not do so now.
+	Forgotten uint64 `json:"forgotten,omitempty"`
 }
 
 // Address is where a connection is reached.
@@ -77,6 +81,7 @@ type Announcement struct {
 type Answer struct {
 	CommandID string `json:"command_id"`
 	Command   string `json:"command"`
+	Seq       uint64 `json:"seq,omitempty"`
 	// Lease is the row after the command, without what never changes.
 	Lease   *subjects.LeaseRow `json:"lease,omitempty"`
 	Problem *subjects.Problem  `json:"problem,omitempty"`
@@ -106,7 +111,7 @@ func (r Record) Encode() ([]byte, error) {
 		}
 		excess -= len(answer)
 	}
-	r.Book.Answers = r.Book.Answers[oldest:]
+	r.Book = r.Book.forget(oldest)
 	return json.Marshal(r)
 }
 
@@ -147,11 +152,19 @@ func (b Book) record(a Answer) Book {
 	if a.CommandID == "" {
 		return b
 	}
-	kept := b.Answers
-	if excess := len(kept) + 1 - answersKept; excess > 0 {
-		kept = kept[excess:]
+	if excess := len(b.Answers) + 1 - answersKept; excess > 0 {
+		b = b.forget(excess)
 	}
-	b.Answers = append(slices.Clone(kept), a)
+	b.Answers = append(slices.Clone(b.Answers), a)
+	return b
+}
+
+// forget drops the oldest answers, and remembers that they were given.
+func (b Book) forget(oldest int) Book {
+	for _, a := range b.Answers[:oldest] {
+		b.Forgotten = max(b.Forgotten, a.Seq)
+	}
+	b.Answers = b.Answers[oldest:]
 	return b
 }
 

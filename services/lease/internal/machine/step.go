@@ -16,6 +16,9 @@ import (
 // new row's outbox replaces it.
 func Step(row Record, in Input, now time.Time) (Record, []Effect, *subjects.Problem) {
 	s := &step{row: row, in: in, now: now}
+	if in.Seq > 0 && in.Seq <= row.Book.Forgotten {
+		return row, nil, forgotten()
+	}
 	switch fact := in.Fact.(type) {
 	case Request:
 		return s.request(fact)
@@ -37,6 +40,15 @@ func Step(row Record, in Input, now time.Time) (Record, []Effect, *subjects.Prob
 		return s.own(subjects.CommandRenew, func() *subjects.Problem { return s.renew(fact) })
 	default:
 		return row, nil, nil
+	}
+}
+
+// forgotten answers a command that so many others have overtaken that the row
+// no longer knows what became of it.
+func forgotten() *subjects.Problem {
+	return &subjects.Problem{
+		Code: subjects.CodeUnavailable, Message: "what became of the command is no longer known; look at the lease",
+		Details: map[string]any{"retry_after_ms": 1000},
 	}
 }
 

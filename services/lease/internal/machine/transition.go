@@ -105,7 +105,7 @@ func (s *step) accept(command string) (Record, []Effect, *subjects.Problem) {
 	s.row.Book.Epoch++
 	s.row.Book.Outbox = s.out
 	lease := slim(s.row.LeaseRow)
-	s.row.Book = s.row.Book.record(Answer{CommandID: s.in.CommandID, Command: command, Lease: &lease})
+	s.row.Book = s.row.Book.record(Answer{CommandID: s.in.CommandID, Seq: s.in.Seq, Command: command, Lease: &lease})
 	return s.row, append([]Effect{Save{}}, Again(s.row)...), nil
 }
 
@@ -113,7 +113,7 @@ func (s *step) accept(command string) (Record, []Effect, *subjects.Problem) {
 // has been announced by now, or Step would not have been asked.
 func (s *step) refuse(command string, problem *subjects.Problem) (Record, []Effect, *subjects.Problem) {
 	s.row.Book.Outbox = nil
-	s.row.Book = s.row.Book.record(Answer{CommandID: s.in.CommandID, Command: command, Problem: problem})
+	s.row.Book = s.row.Book.record(Answer{CommandID: s.in.CommandID, Seq: s.in.Seq, Command: command, Problem: problem})
 	return s.row, []Effect{Save{}}, problem
 }
 
