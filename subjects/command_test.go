@@ -103,7 +103,7 @@ func TestGoldenLease(t *testing.T) {
 		Verdict: subjects.VerdictGrant, TimeoutMS: new(int64(1)), HoldMS: new(int64(2)), Reason: "fine",
 	})
 	goldenLease(t, "result", subjects.LeaseResult{Lease: sampleLeaseRow()})
-	goldenLease(t, "page", subjects.LeasePage{Items: []subjects.LeaseRow{sampleLeaseRow()}, Next: "ada." + leaseID})
+	goldenLease(t, "page", subjects.LeasePage{Items: []subjects.LeaseRow{sampleLeaseRow()}, Total: 3, Next: "ada." + leaseID})
 	for command, payload := range sampleRequests() {
 		t.Run(command, func(t *testing.T) {
 			t.Parallel()

@@ -202,9 +202,11 @@ type LeaseResult struct {
 	Lease LeaseRow `json:"lease"`
 }
 
-// LeasePage is the result of list. Next is absent on the last page.
+// LeasePage is the result of list. Total counts all that match, on whatever
+// page; Next is absent on the last page.
 type LeasePage struct {
 	Items []LeaseRow `json:"items"`
+	Total int        `json:"total"`
 	Next  string     `json:"next,omitempty"`
 }
 

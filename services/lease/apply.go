@@ -27,6 +27,8 @@ const casAttempts = 8
 
 // task is one input on its way into a lease's row.
 type task struct {
+	// late is a command that takes no effect unless it has done so before.
+	late          bool
 	tenant, agent string
 	in            machine.Input
 	// listed says that a listing has just shown the row.
@@ -61,6 +63,9 @@ func (s *Service) apply(ctx context.Context, t task) (outcome, error) {
 		}
 		if answer, found := row.Answered(t.in.CommandID); found && t.in.CommandID != "" {
 			return outcome{result: row.Result(answer), problem: answer.Problem}, nil
+		}
+		if t.late {
+			return outcome{problem: tooLate()}, nil
 		}
 		answer, err := s.step(ctx, t, entry, row)
 		if errors.Is(err, bus.ErrConflict) {

@@ -72,6 +72,9 @@ type call struct {
 	cause               string
 	seq                 uint64
 	command             subjects.Command
+	// late says that the peer was told "unavailable" before anybody took the
+	// command.
+	late bool
 }
 
 // outcome is what a command is answered: a result, or a problem.
@@ -93,7 +96,7 @@ func (s *Service) handleCommand(ctx context.Context, d *bus.Delivery, subject su
 	}
 	c := call{
 		Service: s, tenant: subject.Tenant, lease: subject.Lease, name: subject.Name,
-		cause: causeOf(d), seq: d.Seq, command: command,
+		cause: causeOf(d), seq: d.Seq, command: command, late: isLate(d, command),
 	}
 	answer, err := c.run(ctx)
 	if err != nil {
@@ -108,6 +111,26 @@ func (s *Service) handleCommand(ctx context.Context, d *bus.Delivery, subject su
 	s.log.Debug().Str("command_id", command.CommandID).Str("command", c.name).Str("tenant", c.tenant).
 		Str("lease", c.lease).Bool("ok", answer.problem == nil).Msg("command answered")
 	return s.fault(FaultReplied)
+}
+
+// lateGrace is how much longer than the gateway waits a command may lie before it
+// is too late: the stream's clock and this process's may differ a little.
+const lateGrace = 2 * time.Second
+
+// isLate reports whether the gateway has given up waiting for a command. How long
+// it waits is the difference of two times of its own clock, and how long the
+// command has lain is told by the stream's, so the gateway's clock may be wrong.
+func isLate(d *bus.Delivery, command subjects.Command) bool {
+	return time.Since(d.Time) > command.Deadline.Sub(command.IssuedAt)+lateGrace
+}
+
+// tooLate refuses a late command that has not taken effect: its peer was told
+// that it failed, and what it did now nobody would know of.
+func tooLate() *subjects.Problem {
+	return &subjects.Problem{
+		Code: subjects.CodeUnavailable, Message: "the command came too late and was not carried out",
+		Details: map[string]any{"retry_after_ms": 1000},
+	}
 }
 
 // run dispatches a command.

@@ -22,6 +22,9 @@ func (c call) moderate(ctx context.Context, p subjects.LeaseModerate) (outcome, 
 	if !c.command.Grants.Moderate && !c.command.Grants.OperatorWrite {
 		return refused(lacks("lease.moderate"))
 	}
+	if c.late {
+		return refused(tooLate())
+	}
 	peer := c.command.Peer
 	row := subjects.ModeratorRow{
 		ConnectionID: peer.ConnectionID, InstanceID: peer.InstanceID, Incarnation: peer.Incarnation,

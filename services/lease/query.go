@@ -94,16 +94,20 @@ func page(rows []scanned, tenant string, p subjects.LeaseList, limit int) subjec
 	out := subjects.LeasePage{Items: []subjects.LeaseRow{}}
 	last, size := "", 0
 	for _, found := range rows {
-		if _, _, _, err := subjects.ParseLeaseKey(found.key); err != nil || place(found) <= p.After {
+		if _, _, _, err := subjects.ParseLeaseKey(found.key); err != nil {
 			continue
 		}
 		row, err := parseRow(found.key, found.value)
 		if err != nil || !row.Exists() || (p.State != "" && row.State != p.State) {
 			continue
 		}
+		out.Total++
+		if place(found) <= p.After || out.Next != "" {
+			continue
+		}
 		if size += len(row.Metadata) + rowBytes(row.LeaseRow); len(out.Items) == limit || (size > pageBytes && len(out.Items) > 0) {
 			out.Next = last
-			break
+			continue
 		}
 		out.Items = append(out.Items, row.LeaseRow)
 		last = place(found)

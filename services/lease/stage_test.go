@@ -257,15 +257,17 @@ func (s *stage) set(value string) {
 
 // peer is a connection whose gateway the test plays.
 type peer struct {
-	stage  *stage
-	tenant string
-	peer   subjects.Peer
-	grants subjects.Grants
+	// patience is how long its gateway waits for an answer.
+	patience time.Duration
+	stage    *stage
+	tenant   string
+	peer     subjects.Peer
+	grants   subjects.Grants
 }
 
 // peer opens a connection; agent may be empty.
 func (s *stage) peer(agent string) *peer {
-	return &peer{stage: s, tenant: "acme", peer: subjects.Peer{
+	return &peer{patience: 5 * time.Second, stage: s, tenant: "acme", peer: subjects.Peer{
 		ConnectionID: subjects.NewID(), InstanceID: subjects.InstanceIDOfSPKI([]byte(agent)), AgentID: agent,
 		Incarnation: subjects.NewID(),
 	}}
@@ -291,7 +293,7 @@ func (p *peer) command(name, lease string, payload any) (bus.Message, string) {
 	raw, err := json.Marshal(payload)
 	require.NoError(p.stage.t, err)
 	c := subjects.Command{
-		CommandID: subjects.NewID(), IssuedAt: time.Now().UTC(), Deadline: time.Now().Add(5 * time.Second).UTC(),
+		CommandID: subjects.NewID(), IssuedAt: time.Now().UTC(), Deadline: time.Now().Add(p.patience).UTC(),
 		Peer: p.peer, Grants: p.grants, Payload: raw,
 	}
 	if lease == "" {

@@ -378,3 +378,32 @@ func TestWriterThatStoodStill(t *testing.T) {
 	s.tells(lease, requested, granted)
 	require.Len(t, s.timers(), 1)
 }
+
+// TestCommandThatCameTooLate sends commands while nobody is there and lets
+// their time pass.
+func TestCommandThatCameTooLate(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	first := s.start()
+	ada := s.peer("ada")
+	lease, _ := ada.request("repo", 0)
+	first.stop()
+	ada.patience = 10 * time.Millisecond
+	orphan := subjects.NewID()
+	late := []string{
+		ada.send("request", orphan, subjects.LeaseRequest{Resource: "repo"}),
+		ada.send("claim", lease, subjects.LeaseClaim{LeaseID: lease}),
+	}
+	// Nothing observable marks the end of a command's time.
+	time.Sleep(lateGrace + 100*time.Millisecond)
+	s.start()
+	for _, id := range late {
+		reply := s.reply(id)
+		require.False(t, reply.OK)
+		require.Equal(t, subjects.CodeUnavailable, reply.Error.Code)
+	}
+	require.Equal(t, subjects.LeaseGranted, s.row("ada", lease).State)
+	ada.patience = 5 * time.Second
+	require.Equal(t, uint64(1), ada.claim(lease))
+	require.Empty(t, s.row("ada", orphan).LeaseID, "nobody knows of it, so it must not be")
+}

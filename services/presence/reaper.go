@@ -120,12 +120,13 @@ func (s *Service) closeLost(ctx context.Context, owner machine.Owner, dog *machi
 // caused it, so its id derives from the connection, which closes once.
 func (s *Service) closeLink(ctx context.Context, l link) error {
 	subject := subjects.InstanceConnection(l.tenant, l.instance, "closed")
+	scope := subjects.Scope{Kind: subjects.ScopeDevice, ID: l.instance}
 	if l.agent != "" {
 		subject = subjects.AgentConnection(l.tenant, l.agent, "closed")
+		scope = subjects.Scope{Kind: subjects.ScopeAgent, ID: l.agent}
 	}
 	id := subjects.DeriveID(l.tenant, subject.String(), l.connection, subject.Type())
-	event, err := subjects.NewEvent(id, subject.Type(), time.Now(),
-		subjects.Scope{Kind: subjects.ScopeSession, ID: l.connection},
+	event, err := subjects.NewEvent(id, subject.Type(), time.Now(), scope,
 		subjects.ConnectionClosed{ConnectionID: l.connection, InstanceID: l.instance, Reason: subjects.ClosedGatewayLost})
 	if err != nil {
 		return err
