@@ -49,7 +49,7 @@ func TestStoryOfOneAgent(t *testing.T) {
 		ada.lease("consumed", lease)
 		ada.close()
 		s.eventually(func() bool { return len(s.changes("ada")) == 4 }, "not all changes announced")
-		require.Equal(t, []subjects.Status{online, working, online, offline}, s.changes("ada"))
+		s.requireChanges("ada", online, working, online, offline)
 
 		s.eventually(func() bool { return len(s.events(subjects.TypePresencePruned)) == 1 }, "lapse not announced")
 		_, exists := s.instance("laptop")
@@ -90,7 +90,7 @@ func TestTwoProcessesAnnounceEachChangeOnce(t *testing.T) {
 			s.eventually(func() bool { return len(s.changes(name)) >= len(statuses) }, "changes of "+name+" missing")
 		}
 		for name, statuses := range want {
-			require.Equal(t, statuses, s.changes(name))
+			s.requireChanges(name, statuses...)
 		}
 		for _, e := range s.events(subjects.TypePresenceChanged) {
 			require.Equal(t, e.event.EventID, e.msgID)
@@ -121,9 +121,10 @@ func TestLostGatewayClosesItsConnectionsOnly(t *testing.T) {
 		}
 		s.eventually(func() bool { i, _ := s.instance("screen"); return i.ConnectionID == "" }, "screen not closed")
 		for i := range agents {
-			require.Equal(t, []subjects.Status{online, offline}, s.changes(fmt.Sprintf("lost-%d", i)))
-			require.Equal(t, []subjects.Status{online}, s.changes(fmt.Sprintf("alive-%d", i)))
+			s.requireChanges(fmt.Sprintf("lost-%d", i), online, offline)
+			s.requireChanges(fmt.Sprintf("alive-%d", i), online)
 		}
+		s.eventually(func() bool { return len(s.events(subjects.TypeConnectionClosed)) > agents }, "closes missing")
 		closes := s.events(subjects.TypeConnectionClosed)
 		require.Len(t, closes, agents+1, "every close is stored once, whoever stores it")
 		for _, e := range closes {
@@ -146,7 +147,7 @@ func TestGatewayThatReturnsInTimeLosesNothing(t *testing.T) {
 		s.eventually(func() bool { return len(p.gateways.snapshot()) == 0 }, "the row does not lapse")
 		g.beat(0)
 		s.eventually(func() bool { return len(p.gateways.snapshot()) == 1 }, "the row does not return")
-		require.Equal(t, []subjects.Status{online}, s.changes("ada"))
+		s.requireChanges("ada", online)
 
 		// As another incarnation it has lost its connections, and no grace helps.
 		g.live()
@@ -187,8 +188,8 @@ func TestEventsWaitWhilePresenceIsDown(t *testing.T) {
 		again.close()
 		s.start()
 		s.eventually(func() bool { return len(s.changes("ada")) == 4 }, "changes missing")
-		require.Equal(t, []subjects.Status{online, offline, online, offline}, s.changes("ada"))
-		require.Equal(t, []subjects.Status{online}, s.changes("bob"))
+		s.requireChanges("ada", online, offline, online, offline)
+		s.requireChanges("bob", online)
 	})
 }
 
@@ -208,7 +209,7 @@ func TestMalformedEventsAreTerminated(t *testing.T) {
 		s.publish(subjects.InstanceConnection("acme", ada.instance, "opened"), subjects.NewID(), map[string]any{"instance_id": 7})
 		ada.close()
 		s.eventually(func() bool { return s.agent("ada").Status == offline }, "a malformed event holds the others up")
-		require.Equal(t, []subjects.Status{online, offline}, s.changes("ada"))
+		s.requireChanges("ada", online, offline)
 	})
 }
 
@@ -223,7 +224,7 @@ func TestConsumerRemovedByAnOperatorComesBack(t *testing.T) {
 	ada.lease("granted", subjects.NewID())
 	ada.close()
 	s.eventually(func() bool { return len(s.changes("ada")) == 3 }, "events lost with the consumer")
-	require.Equal(t, []subjects.Status{online, working, offline}, s.changes("ada"))
+	s.requireChanges("ada", online, working, offline)
 }
 
 func TestCapPrunesTheLongestGone(t *testing.T) {
@@ -342,7 +343,7 @@ func TestLateRepetitionIsNotStoredTwice(t *testing.T) {
 		require.NoError(t, p.apply(t.Context(), d, opened.subject, opened.event))
 		ada.close()
 		s.eventually(func() bool { return len(s.changes("ada")) == 2 }, "close not announced")
-		require.Equal(t, []subjects.Status{online, offline}, s.changes("ada"))
+		s.requireChanges("ada", online, offline)
 		s.eventually(func() bool { return len(s.events(subjects.TypePresenceUpserted)) == 2 }, "close of the instance not announced")
 	})
 }
@@ -408,7 +409,7 @@ func TestOpeningThatDiedWithItsProcess(t *testing.T) {
 	second.close()
 	s.eventually(func() bool { return len(s.agent("ada").Connections) == 1 }, "not closed")
 	require.Equal(t, first.id, s.agent("ada").Connections[0].ConnectionID)
-	require.Equal(t, []subjects.Status{online}, s.changes("ada"))
+	s.requireChanges("ada", online)
 }
 
 // TestConsumersComeBackWithTheServer restarts NATS, which forgets the agents'
@@ -424,7 +425,7 @@ func TestConsumersComeBackWithTheServer(t *testing.T) {
 		ada.lease("granted", subjects.NewID())
 		ada.close()
 		s.eventually(func() bool { return len(s.changes("ada")) == 3 }, "events lost with the server's memory")
-		require.Equal(t, []subjects.Status{online, working, offline}, s.changes("ada"))
+		s.requireChanges("ada", online, working, offline)
 	})
 }
 
@@ -468,7 +469,7 @@ func TestCommonConsumersComeBack(t *testing.T) {
 	g.open("bob", "tablet")
 	g.open("", "tool")
 	s.eventually(func() bool { _, there := s.instance("tool"); return there && len(s.changes("bob")) == 1 }, "nobody new is seen")
-	require.Equal(t, []subjects.Status{online}, s.changes("ada"))
+	s.requireChanges("ada", online)
 }
 
 // TestConnectionLeftInAnInstanceRow is the state a crash between an agent's row
@@ -491,6 +492,7 @@ func TestConnectionLeftInAnInstanceRow(t *testing.T) {
 		g.live() // as another incarnation
 		s.start()
 		s.eventually(func() bool { row, there := s.instance("laptop"); return there && row.ConnectionID == "" }, "the ghost stays")
+		s.eventually(func() bool { return len(s.events(subjects.TypeConnectionClosed)) > 0 }, "its close is missing")
 		require.Len(t, s.events(subjects.TypeConnectionClosed), 1)
 	})
 }

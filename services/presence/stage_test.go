@@ -133,6 +133,15 @@ func (s *stage) changes(agent string) []subjects.Status {
 	return statuses
 }
 
+// requireChanges waits until as many changes of an agent are announced and
+// expects them to be these. A row comes before its announcement, and the
+// announcement before this test has read it.
+func (s *stage) requireChanges(agent string, want ...subjects.Status) {
+	s.t.Helper()
+	s.eventually(func() bool { return len(s.changes(agent)) >= len(want) }, "changes of "+agent+" missing")
+	require.Equal(s.t, want, s.changes(agent))
+}
+
 // process is one presence process of the stage.
 type process struct {
 	*Service
