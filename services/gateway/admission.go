@@ -9,8 +9,8 @@ import (
 )
 
 // admission counts authenticated sockets per tenant. A socket holds its place
-// until its closing is stored, so that a peer who reconnects in a loop while
-// JetStream is away is stopped by the cap instead of filling the memory.
+// until its closing is stored, so that closings which cannot be stored yet are
+// bounded by the cap. While JetStream is known to be away no place is given.
 type admission struct {
 	limit int // of a tenant without a setting of its own
 

@@ -21,9 +21,15 @@
 // message under way at most; all of them deliver to one queue group. So every
 // process takes a share, and each agent's events stay in order. A registrar
 // consumer on connection.opened makes an agent's consumer and acknowledges the
-// event only once the agent's row reflects it. When an agent's last row has
-// lapsed its consumer is removed. The row remembers the sequence it is at, and
-// so a consumer that is lost is made again from there and nothing is lost.
+// event only once the agent's row reflects it; of several opened events of one
+// agent it holds the oldest, which speaks for the later ones. When an agent's
+// row has lapsed its consumer is removed. The row remembers the sequence it is
+// at, and so a consumer that is lost is made again from there and nothing is
+// lost. Lease events of an agent whose row has lapsed have no consumer, and so
+// are not audited.
+//
+// For fleets of many thousands there is another way, presence-consumers=shared:
+// one elected process reads the log for all agents, and others stand by.
 //
 // # Order of writes
 //
@@ -47,8 +53,13 @@
 //
 //	this process dies      its unacknowledged events go to another, or wait
 //	NATS is away           handlers fail and their events come again; nothing is
-//	                       expired meanwhile, because nobody can be seen to lapse
+//	                       expired meanwhile, and every gateway gets a whole
+//	                       grace from the reconnect on
 //	a row moved on         reload, step again
 //	an event is malformed  it is logged and terminated; it can change no row
-//	a consumer is removed  the sweep, once a minute, makes it again from the row
+//	a row is too large     the event that would make it so is terminated; closes
+//	                       get through and shrink it
+//	a consumer is removed  the sweep, once a minute and after a reconnect, makes
+//	                       it again: an agent's from its row, the others from
+//	                       where they were
 package presence

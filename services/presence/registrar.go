@@ -14,8 +14,8 @@ import (
 )
 
 // registrar gives an agent its consumer when a connection of it opens. It
-// holds the opened event back until the agent's row reflects it, so that the
-// event comes again if anything on the way, consumer included, is lost.
+// holds the agent's oldest opened event back until the row reflects it, so that
+// it comes again if anything on the way, consumer included, is lost.
 type registrar struct {
 	*Service
 
