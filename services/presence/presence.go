@@ -256,7 +256,7 @@ func (s *Service) serve(ctx context.Context, group *errgroup.Group) error {
 		Lanes:          s.config.Lanes,
 		Depth:          laneDepth,
 		Lane:           laneOf,
-		MaxWait:        s.config.AckWait,
+		AckWait:        s.config.AckWait,
 		Handle:         s.handle,
 		Log:            s.log,
 	})

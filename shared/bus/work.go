@@ -19,6 +19,7 @@ const (
 	cancelGrace   = time.Second           // for them to notice that it is over
 	drainGrace    = time.Second           // for deliveries on their way to be given back
 	fullDelay     = 50 * time.Millisecond // until what found its lane full comes again
+	staleShare    = 75                    // percent of AckWait that a delivery may wait in its lane
 	nakFirst      = 100 * time.Millisecond
 	nakMost       = 5 * time.Second
 )
@@ -38,9 +39,10 @@ type Work struct {
 	// others.
 	Depth int
 
-	// MaxWait is the consumers' AckWait: a delivery that has waited longer is
-	// dropped, because by then the server has sent it again, maybe elsewhere.
-	MaxWait time.Duration
+	// AckWait is that of the consumers. A delivery that has waited in its lane for
+	// most of it is dropped: the server sends it again when its own clock says so,
+	// maybe elsewhere, and that clock began before the delivery arrived here.
+	AckWait time.Duration
 
 	// Handle decides what becomes of a delivery: nil acknowledges it,
 	// [Permanent] ends it, [ErrDeferred] leaves the settling to the handler,
@@ -142,7 +144,7 @@ func (c *crew) run(ctx context.Context, lane <-chan arrival) {
 			c.settled(a.d, a.d.Nak(0))
 			continue
 		}
-		if c.MaxWait > 0 && time.Since(a.since) > c.MaxWait {
+		if c.AckWait > 0 && time.Since(a.since) > c.AckWait*staleShare/100 {
 			c.Log.Debug().Str("subject", a.d.Subject).Uint64("seq", a.d.Seq).Msg("overdue delivery dropped")
 			continue
 		}

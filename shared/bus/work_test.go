@@ -212,7 +212,9 @@ func TestWorkDropsTheOverdue(t *testing.T) {
 			t.Parallel()
 			_, conn, _ := fixture(t)
 			events(t, conn)
-			const ackWait = time.Second
+			// The server waits longer than the worker believes, so that only a delivery
+			// that took a second to arrive could be handled late.
+			const ackWait, believed = 2 * time.Second, time.Second
 			consumer(t, conn, "slow", "ev.slow", time.Minute)
 			var all []jetstream.PushConsumer
 			for i := range 4 {
@@ -221,7 +223,7 @@ func TestWorkDropsTheOverdue(t *testing.T) {
 			busy, free := make(chan struct{}), make(chan struct{})
 			var handled, stale atomic.Int64
 			work(t, conn, bus.Work{
-				Lanes: 1, Depth: depth, MaxWait: ackWait,
+				Lanes: 1, Depth: depth, AckWait: believed,
 				Handle: func(_ context.Context, d *bus.Delivery) error {
 					if d.Consumer == "slow" {
 						close(busy)
