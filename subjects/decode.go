@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"reflect"
 	"strings"
+	"sync"
 	"time"
 	"unicode/utf8"
 )
@@ -122,67 +123,78 @@ func isLooseTime(data []byte) bool {
 // are free.
 func checkObject(t reflect.Type, data []byte, path string) error {
 	typeOf := memberTypes(t)
-	decoder := json.NewDecoder(bytes.NewReader(data))
-	if _, err := decoder.Token(); err != nil {
-		return decodeProblem(err)
-	}
-	seen := map[string]bool{}
-	for decoder.More() {
-		token, err := decoder.Token()
+	seen := make(map[string]bool, 8)
+	for key, value := range members(data) {
+		name, err := unquote(key)
 		if err != nil {
 			return decodeProblem(err)
 		}
-		key := fmt.Sprint(token)
-		field := join(path, key)
-		memberType, known := typeOf(key)
+		field := func() string { return join(path, string(name)) }
+		memberType, known := typeOf(name)
 		if !known {
-			return Invalid(field, "is not a known key")
+			return Invalid(field(), "is not a known key")
 		}
-		if seen[key] {
-			return Invalid(field, "must not come twice")
+		if seen[string(name)] {
+			return Invalid(field(), "must not come twice")
 		}
-		seen[key] = true
-		var raw json.RawMessage
-		if err := decoder.Decode(&raw); err != nil {
-			return decodeProblem(err)
+		seen[string(name)] = true
+		if isLeaf(memberType) && value[0] != 'n' {
+			continue // a mismatch of kinds is for Unmarshal to report
 		}
-		if err := checkKeys(memberType, raw, field); err != nil {
+		if err := checkKeys(memberType, value, field()); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func checkArray(t reflect.Type, data []byte, path string) error {
-	var items []json.RawMessage
-	if err := json.Unmarshal(data, &items); err != nil {
-		return decodeProblem(err)
+// isLeaf reports whether a value of a type holds nothing that has keys.
+func isLeaf(t reflect.Type) bool {
+	switch t.Kind() {
+	case reflect.String, reflect.Bool, reflect.Int, reflect.Int32, reflect.Int64, reflect.Uint, reflect.Uint32, reflect.Uint64, reflect.Float64:
+		return !decodesItself(t)
+	default:
+		return false
 	}
-	for i, item := range items {
+}
+
+func checkArray(t reflect.Type, data []byte, path string) error {
+	i := 0
+	for _, item := range members(data) {
 		if err := checkKeys(t, item, fmt.Sprintf("%s[%d]", path, i)); err != nil {
 			return err
 		}
+		i++
 	}
 	return nil
 }
 
 // memberTypes returns what tells whether an object may have a key, and the
 // type of its value.
-func memberTypes(t reflect.Type) func(key string) (reflect.Type, bool) {
+func memberTypes(t reflect.Type) func(key []byte) (reflect.Type, bool) {
 	if t.Kind() == reflect.Map {
-		return func(string) (reflect.Type, bool) { return t.Elem(), true }
+		return func([]byte) (reflect.Type, bool) { return t.Elem(), true }
 	}
 	fields := fieldsOf(t)
-	return func(key string) (reflect.Type, bool) {
-		member, known := fields[key]
+	return func(key []byte) (reflect.Type, bool) {
+		member, known := fields[string(key)]
 		return member, known
 	}
 }
 
+// knownFields remembers what fieldsOf found, by type: a program decodes a few
+// dozen types, again and again.
+var knownFields sync.Map //nolint:gochecknoglobals // a cache of what follows from the types alone
+
 // fieldsOf maps the JSON keys of a struct to their types. As in encoding/json,
 // an embedded struct lends its keys, and the struct's own hide them.
 func fieldsOf(t reflect.Type) map[string]reflect.Type {
+	if known, found := knownFields.Load(t); found {
+		fields, _ := known.(map[string]reflect.Type)
+		return fields
+	}
 	fields := make(map[string]reflect.Type, t.NumField())
+	defer knownFields.Store(t, fields)
 	for f := range t.Fields() {
 		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
 		embedded := f.Type
