@@ -29,6 +29,10 @@ type member struct {
 	optional bool
 }
 
+// mayNotBeEmpty reports whether an empty string would say the same as leaving
+// the key out.
+func (m member) mayNotBeEmpty() bool { return m.optional && m.shape.form != formAny }
+
 // form tells apart how a value is walked.
 type form int
 

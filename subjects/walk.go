@@ -72,7 +72,7 @@ func (r reading) object(s *shape, data []byte, path string) error {
 			return Invalid(join(path, key), "must not come twice")
 		}
 		seen[i] = true
-		if r == open && s.members[i].optional && string(value) == `""` {
+		if r == open && s.members[i].mayNotBeEmpty() && string(value) == `""` {
 			return Invalid(join(path, key), "must be left out rather than empty")
 		}
 		if err := r.value(s.members[i].shape, value, join(path, key)); err != nil {
