@@ -132,8 +132,8 @@ const AllAgentInputs = "tenant.*.agent.>"
 // agent, of all tenants.
 const AllInstanceConnections = "tenant.*.instance.*.connection.*"
 
-// AllPresence is the filter for everything presence announces, of all tenants.
-const AllPresence = "tenant.*.presence.>"
+// AllOf is the filter for every event of a tenant.
+func AllOf(tenant string) string { return "tenant." + tenant + ".>" }
 
 // EdgeOf is the filter for what is directed at the connections of one gateway
 // incarnation, of all tenants.

@@ -154,7 +154,6 @@ func TestFilters(t *testing.T) {
 		s := genSubject().Draw(t, "subject")
 		text := s.String()
 		isAgent := s.Class == subjects.ClassAgentConnection || s.Class == subjects.ClassAgentLease
-		isPresence := s.Class == subjects.ClassAgentPresence || s.Class == subjects.ClassInstancePresence
 
 		require.Equal(t, isAgent, matches(subjects.AgentInputs(s.Tenant, s.Agent), text))
 		require.False(t, matches(subjects.AgentInputs(s.Tenant, s.Agent+"x"), text))
@@ -162,7 +161,8 @@ func TestFilters(t *testing.T) {
 		require.Equal(t, s.Class == subjects.ClassAgentConnection && s.Name == "opened",
 			matches(subjects.AllAgentConnectionsOpened, text))
 		require.Equal(t, s.Class == subjects.ClassInstanceConnection, matches(subjects.AllInstanceConnections, text))
-		require.Equal(t, isPresence, matches(subjects.AllPresence, text))
+		require.True(t, matches(subjects.AllOf(s.Tenant), text))
+		require.False(t, matches(subjects.AllOf(s.Tenant+"x"), text))
 	})
 }
 

@@ -31,7 +31,7 @@ func TestConnectAndLeave(t *testing.T) {
 	require.Equal(t, device.id, c.proof.DeviceID)
 	require.Equal(t, g.id, c.proof.Gateway.InstanceID)
 	require.Equal(t, int64(15000), c.proof.PingMS)
-	require.Equal(t, formatCursor(stored[0].seq), c.proof.Cursor)
+	require.Equal(t, g.began.with(stored[0].seq).String(), c.proof.Cursor)
 
 	c.ok("ping", map[string]any{}, nil)
 	c.leave()

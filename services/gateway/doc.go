@@ -5,10 +5,13 @@
 //
 //	reads   PRESENCE, GATEWAYS                         into an in-memory view
 //	        SETTINGS T.presence                        caps on connections
-//	        EVENTS   tenant.*.presence.>               to subscribed sockets
+//	        EVENTS   tenant.T.>                        to sockets and streams, per
+//	                                                   tenant that has readers here
 //	        EDGE     tenant.*.edge.N.*                 replies, and what is for one peer
 //	writes  EVENTS   tenant.T.agent.A.connection.*     peers with an agent
 //	                 tenant.T.instance.I.connection.*  peers without, and the gateway itself
+//	                 tenant.T.event.<type>             what peers publish
+//	                 tenant.T.audit.event.rejected     what producers on NATS got wrong
 //	        COMMANDS tenant.T.lease.L.<command>        lease requests
 //	        GATEWAYS system.G                          its own row, and no other
 //
@@ -30,7 +33,8 @@
 //	                    gateway sees that, it cuts their sockets
 //	second process      the one that started later takes the row; the other
 //	with the same key   stops with ErrSuperseded
-//	slow peer           its queue fills, it is closed with 1008; nobody waits
+//	slow peer           its queue fills, it is closed with 1008; nobody waits. One
+//	                    that is given what it missed is waited for
 //	SIGTERM             readiness goes red, sockets are closed over the drain
 //	                    time, closings stored, the row removed
 package gateway

@@ -32,6 +32,7 @@ func (g *Gateway) stop(ctx context.Context, keeper *tasks) {
 	g.health.Set("draining", errors.New("the gateway is stopping"))
 	g.roster.admit(false)
 	g.log.Info().Int("sockets", len(g.roster.list())).Msg("draining")
+	g.streams.close()
 	g.drain(ctx)
 	if !g.roster.wait(ctx) {
 		g.log.Warn().Int("sockets", len(g.roster.list())).Msg("closings not stored in time; the row's end will close them")

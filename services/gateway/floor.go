@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// floorAge is how long a floor lasts. An event comes milliseconds after its
-// row. One that is this late was emitted again after a crash; it repeats what
+// floorAge is how long a floor lasts at least. An event comes milliseconds after
+// its row. One that is this late was emitted again after a crash; it repeats what
 // its receivers know, under an id they know, and costs them nothing.
 const floorAge = time.Minute
 
@@ -18,12 +18,14 @@ type floor struct {
 	all   []*agentEntry
 	some  map[string]uint64
 	until time.Time
+	// past is the feed's place at the newest snapshot: a socket that is catching
+	// up needs the floor until it is there.
+	past position
 }
 
 // raise adds a snapshot that was delivered.
-func (f *floor) raise(want selection, snapshot agentSnapshot, now time.Time) {
-	f.lapse(now)
-	f.until = now.Add(floorAge)
+func (f *floor) raise(want selection, snapshot agentSnapshot, now time.Time, at position) {
+	f.until, f.past = now.Add(floorAge), at
 	if want.all {
 		f.all = snapshot.entries
 		return
@@ -39,22 +41,19 @@ func (f *floor) raise(want selection, snapshot agentSnapshot, now time.Time) {
 	}
 }
 
-// holds reports whether a snapshot contained the revision of an agent's row.
-func (f *floor) holds(agent string, revision uint64) bool {
+// holds reports whether a snapshot contained the revision of the row that an
+// event announces.
+func (f *floor) holds(e *entry, now time.Time) bool {
 	if f.all == nil && f.some == nil {
 		return false
 	}
-	f.lapse(time.Now())
-	if f.some[agent] >= revision {
+	if now.After(f.until) && e.at.after(f.past) {
+		f.all, f.some = nil, nil
+		return false
+	}
+	if f.some[e.agent] >= e.revision {
 		return true
 	}
-	i := sort.Search(len(f.all), func(i int) bool { return f.all[i].row.AgentID >= agent })
-	return i < len(f.all) && f.all[i].row.AgentID == agent && f.all[i].revision >= revision
-}
-
-// lapse forgets what is too old to matter.
-func (f *floor) lapse(now time.Time) {
-	if now.After(f.until) {
-		f.all, f.some = nil, nil
-	}
+	i := sort.Search(len(f.all), func(i int) bool { return f.all[i].row.AgentID >= e.agent })
+	return i < len(f.all) && f.all[i].row.AgentID == e.agent && f.all[i].revision >= e.revision
 }

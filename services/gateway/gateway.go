@@ -54,13 +54,17 @@ type Gateway struct {
 	upgrades  *upgrades
 	roster    *roster
 	view      *view
-	hub       *hub
+	feeds     *feeds
+	streams   *streams
 	edge      *edge
 
 	// These exist once Run has reached JetStream, and before a socket is let in.
 	publisher *publisher
 	conn      *bus.Conn
 	claim     *claim
+	// began is the end of EVENTS before the view was read, so that everything up to
+	// it is part of the view.
+	began position
 }
 
 // New reads the key and opens the listener. Nothing is served before Run.
@@ -78,12 +82,12 @@ func New(ctx context.Context, cfg Config, log zerolog.Logger) (*Gateway, error) 
 		cfg: cfg, id: id, incarnation: subjects.NewID(), ownConnection: subjects.NewID(), startedAt: time.Now().UTC(),
 		trust: token.NewTrust(cfg.TrustedIssuers), listener: listener, health: daemon.NewHealth(),
 		admission: newAdmission(cfg.MaxConnections), upgrades: newUpgrades(cfg.UpgradeRate), roster: newRoster(),
-		sampler: newSampler(),
+		sampler: newSampler(), streams: newStreams(cfg.MaxConnections),
 	}
 	g.log = log.With().Str("gateway_id", id).Str("incarnation", g.incarnation).Logger()
 	g.metrics = newMetrics(func() float64 { return float64(g.admission.count()) })
 	g.view = newView(g.log)
-	g.hub = newHub(g.view, g.log, g.metrics, cfg.SendQueue)
+	g.feeds = newFeeds(g.view, g.log, g.metrics)
 	g.edge = newEdge(g.log)
 	return g, nil
 }
@@ -135,6 +139,7 @@ func (g *Gateway) serve(ctx context.Context, web *tasks) error {
 	case <-web.failed:
 	}
 	g.stop(context.WithoutCancel(ctx), keeper)
+	g.feeds.close()
 	background.stop()
 	return errors.Join(background.err(), keeper.err())
 }
@@ -206,21 +211,19 @@ func (g *Gateway) ensure(ctx context.Context) error {
 	return nil
 }
 
-// follow starts the view and the hub, and returns when the view is complete.
-// The hub begins at the stream's end as it is before the view is read, so that
-// no event falls between the two.
+// follow starts the view and what feeds sockets, and returns when the view is
+// complete.
 func (g *Gateway) follow(ctx context.Context, background *tasks, presence, gateways *bus.KV) error {
-	events, err := g.conn.JS().Stream(ctx, subjects.StreamEvents)
+	events, err := g.conn.Extent(ctx, subjects.StreamEvents)
 	if err != nil {
-		return fmt.Errorf("read stream %s: %w", subjects.StreamEvents, err)
+		return err
 	}
-	last := events.CachedInfo().State.LastSeq
-	directed, err := g.conn.JS().Stream(ctx, subjects.StreamEdge)
+	g.began = positionOf(events.Origin, events.Last)
+	directed, err := g.conn.Extent(ctx, subjects.StreamEdge)
 	if err != nil {
-		return fmt.Errorf("read stream %s: %w", subjects.StreamEdge, err)
+		return err
 	}
-	lastDirected := directed.CachedInfo().State.LastSeq
-	g.hub.start(last)
+	g.feeds.open(g.conn, presence, background)
 	background.run("follow "+subjects.BucketPresence, func(ctx context.Context) error {
 		return presence.Watch(ctx, ">", g.view.applyPresence)
 	})
@@ -244,11 +247,9 @@ func (g *Gateway) follow(ctx context.Context, background *tasks, presence, gatew
 		}
 	}
 	background.run("read "+subjects.StreamEdge, func(ctx context.Context) error {
-		return g.conn.Read(ctx, subjects.StreamEdge, []string{subjects.EdgeOf(g.incarnation)}, lastDirected+1, g.edge.dispatch)
+		return g.conn.Read(ctx, subjects.StreamEdge, []string{subjects.EdgeOf(g.incarnation)}, directed.Last+1, g.edge.dispatch)
 	})
-	background.run("read "+subjects.StreamEvents, func(ctx context.Context) error {
-		return g.conn.Read(ctx, subjects.StreamEvents, []string{subjects.AllPresence}, last+1, g.hub.fanOut)
-	})
+	background.run("report rejected events", g.report)
 	return nil
 }
 
@@ -290,6 +291,7 @@ func (g *Gateway) reachesJetStream() bool {
 // renewed follows each renewal of the row.
 func (g *Gateway) renewed(lapsed bool) {
 	g.view.sweep(time.Now())
+	g.feeds.sweep(time.Now())
 	if lapsed {
 		g.log.Warn().Msg("the gateway row had lapsed; connections that presence closed meanwhile are cut")
 	}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"rollcall/services/gateway/internal/machine"
+	"rollcall/services/gateway/internal/token"
 	"rollcall/subjects"
 )
 
@@ -115,25 +116,42 @@ func (s *socket) admit(ctx context.Context, e machine.Authenticated) {
 
 // begin answers the proof and starts what an authenticated socket has.
 func (s *socket) begin(requestID string, seq uint64) {
-	s.sub = &subscriber{
-		tenant: s.token.Tenant, out: s.out, agents: map[string]struct{}{},
-		slow: s.slow, delivered: s.cursor.Store,
-	}
+	s.sub = s.newSubscriber()
+	cursor := s.gateway.began.with(seq).String()
+	s.told(cursor)
 	if !s.token.Expires.IsZero() {
 		s.expiry = time.AfterFunc(time.Until(s.token.Expires), func() {
 			s.stop(ending{code: machine.CodeUnauthorized, text: "token expired", reason: subjects.ClosedTokenExpired})
 		})
 	}
-	s.cursor.Store(seq)
 	g := s.gateway
 	g.edge.enter(s.peer.connectionID, s)
 	s.answer(machine.Request{RequestID: requestID, Type: machine.TypeProof}, proofResult{
 		ClientID: s.peer.connectionID, DeviceID: s.peer.init.Device.DeviceID, Role: s.peer.init.Role,
 		TenantID: s.token.Tenant, AgentID: s.token.Agent,
 		Gateway: gatewayResult{InstanceID: g.id, Incarnation: g.incarnation, Version: Version},
-		PingMS:  g.cfg.Ping.Milliseconds(), Cursor: formatCursor(seq),
+		PingMS:  g.cfg.Ping.Milliseconds(), Cursor: cursor,
 	}, nil)
 }
+
+// newSubscriber is the peer's place among those who get events.
+func (s *socket) newSubscriber() *subscriber {
+	return &subscriber{
+		agent: s.token.Agent, device: s.peer.init.Device.DeviceID, connection: s.peer.connectionID,
+		sees: s.token.Scopes.Has(token.ScopeOperatorRead), out: s.out, slow: s.slow, delivered: s.told,
+		resync: s.resync, life: s.life,
+		agents: map[string]struct{}{}, listens: map[string]listening{},
+	}
+}
+
+// resync tells the peer that it has missed events for good.
+func (s *socket) resync(e resyncEvent, cursor string) {
+	s.told(cursor)
+	s.event("resync", e)
+}
+
+// told notes the cursor that the peer was told last.
+func (s *socket) told(cursor string) { s.cursor.Store(&cursor) }
 
 // storeOpened stores the opening and returns its place in the stream.
 func (s *socket) storeOpened(ctx context.Context) (uint64, error) {

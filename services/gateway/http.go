@@ -37,6 +37,7 @@ func (g *Gateway) routes(life context.Context) http.Handler {
 	mux.HandleFunc("/ws", func(w http.ResponseWriter, r *http.Request) { g.upgrade(life, w, r) })
 	mux.HandleFunc("GET /presence", g.getPresence)
 	mux.HandleFunc("GET /leases", g.getLeases)
+	mux.HandleFunc("GET /events", g.getEvents)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/readyz" {
 			g.checkHealth()
@@ -173,9 +174,12 @@ func (g *Gateway) getPresence(w http.ResponseWriter, r *http.Request) {
 		g.writeError(w, err)
 		return
 	}
-	writeJSON(w, http.StatusOK, "application/json", presencePage{
-		Status: "ok", GeneratedAt: time.Now().UTC(), listResult: g.list(bearer.Tenant, q),
-	})
+	page, err := g.list(r.Context(), bearer.Tenant, q)
+	if err != nil {
+		g.writeError(w, err)
+		return
+	}
+	writeJSON(w, http.StatusOK, "application/json", presencePage{Status: "ok", GeneratedAt: time.Now().UTC(), listResult: page})
 }
 
 // authorize finds out who asks, and answers whoever cannot be told anything.
@@ -224,7 +228,7 @@ func readQuery(raw string, fields map[string]*string, limit **int) error {
 			return subjects.Invalid(clip(name), "must not come twice")
 		case known:
 			*field = given[0]
-		case name == "limit":
+		case name == "limit" && limit != nil:
 			n, err := strconv.Atoi(given[0])
 			if err != nil {
 				return subjects.Invalid("limit", "must be a whole number")
@@ -258,10 +262,7 @@ type httpProblem struct {
 
 // writeError answers with a problem. What is none is ours, and not told.
 func (g *Gateway) writeError(w http.ResponseWriter, err error) {
-	var p *subjects.Problem
-	if !errors.As(err, &p) {
-		p = &subjects.Problem{Code: subjects.CodeInternalError, Message: "the gateway could not serve the request"}
-	}
+	p := problemOf(g.log, err)
 	logRefusal(g.log.Sample(g.sampler), p).Msg("request refused")
 	status := statusOf(p.Code)
 	writeJSON(w, status, "application/problem+json", httpProblem{
@@ -280,6 +281,8 @@ func statusOf(code string) int {
 		return http.StatusForbidden
 	case subjects.CodeNotFound, subjects.CodeLeaseNotFound:
 		return http.StatusNotFound
+	case subjects.CodeTenantFull, subjects.CodeRateLimited:
+		return http.StatusTooManyRequests
 	case subjects.CodeUnavailable:
 		return http.StatusServiceUnavailable
 	default:

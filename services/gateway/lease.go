@@ -106,13 +106,6 @@ func grantsOf(scopes token.Scopes) subjects.Grants {
 	}
 }
 
-// forward passes an event on to this peer alone.
-func (s *socket) forward(event subjects.Event) {
-	if !s.out.offer(encodeFrame(framedEvent{Event: event, Cursor: formatCursor(s.cursor.Load())})) {
-		s.slow()
-	}
-}
-
 // asked are the requests to one peer that it has not answered.
 type asked struct {
 	mu   sync.Mutex
@@ -166,7 +159,8 @@ func (s *socket) ask(m subjects.EdgeRequest) {
 		s.log.Warn().Str("type", m.Type).Msg("request to a peer dropped: it owes too many answers")
 		return
 	}
-	if !s.out.offer(encodeFrame(requestFrame{RequestID: m.RequestID, Type: m.Type, Payload: m.Payload})) {
+	frame := encodeFrame(requestFrame{RequestID: m.RequestID, Type: m.Type, Payload: m.Payload})
+	if !s.out.offer(&eventFrame{data: frame}) {
 		s.slow()
 	}
 }

@@ -2,12 +2,10 @@ package gateway
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
 	"time"
 
-	"rollcall/shared/bus"
 	"rollcall/subjects"
 )
 
@@ -46,16 +44,17 @@ func (g *Gateway) getLeases(w http.ResponseWriter, r *http.Request) {
 	}
 	// The cursor is taken first: what happens after it may be in the page
 	// already, never the other way round.
-	cursor := g.hub.cursor()
+	cursor, err := g.cursor(r.Context(), bearer.Tenant)
+	if err != nil {
+		g.writeError(w, err)
+		return
+	}
 	result, err := g.command(r.Context(), o)
 	page := leasesPage{Status: "ok", GeneratedAt: time.Now().UTC(), Cursor: cursor}
 	if err == nil {
 		err = decodePage(result, &page.LeasePage)
 	}
 	if err != nil {
-		if errors.Is(err, bus.ErrUnavailable) {
-			err = unavailable()
-		}
 		g.writeError(w, err)
 		return
 	}

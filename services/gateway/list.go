@@ -1,6 +1,10 @@
 package gateway
 
-import "rollcall/subjects"
+import (
+	"context"
+
+	"rollcall/subjects"
+)
 
 // Kinds of a listing.
 const (
@@ -74,11 +78,31 @@ func (q listQuery) check() error {
 
 // list answers a query for a tenant. The cursor is read first: whatever it
 // covers is in the view that is read after.
-func (g *Gateway) list(tenant string, q listQuery) listResult {
-	cursor := g.hub.cursor()
+func (g *Gateway) list(ctx context.Context, tenant string, q listQuery) (listResult, error) {
+	cursor, err := g.cursor(ctx, tenant)
+	if err != nil {
+		return listResult{}, err
+	}
 	page := g.view.list(tenant, q)
 	page.Cursor = cursor
-	return page
+	return page, nil
+}
+
+// cursor is a place such that every event of the tenant up to it is part of the
+// view. While NATS is away a tenant without a feed gets the oldest such place there
+// is, which is that of the gateway's start: its listings go on, from the copy.
+func (g *Gateway) cursor(ctx context.Context, tenant string) (string, error) {
+	if !g.conn.Connected() && !g.feeds.reads(tenant) {
+		return g.began.String(), nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, g.cfg.PublishTimeout)
+	defer cancel()
+	f, done, err := g.feeds.use(ctx, tenant)
+	if err != nil {
+		return "", err
+	}
+	defer done()
+	return f.cursor().String(), nil
 }
 
 // list takes a page from the view.

@@ -16,6 +16,7 @@ type metrics struct {
 	slow       prometheus.Counter
 	publish    *prometheus.HistogramVec
 	fanoutLag  prometheus.Histogram
+	rejected   prometheus.Counter
 }
 
 func newMetrics(connections func() float64) *metrics {
@@ -36,13 +37,14 @@ func newMetrics(connections func() float64) *metrics {
 		frames:     prometheus.NewCounter(counter("frames_sent_total", "Frames written to sockets.")),
 		slow:       prometheus.NewCounter(counter("slow_closes_total", "Sockets closed because they read too slowly.")),
 		publish:    prometheus.NewHistogramVec(seconds("publish_seconds", "Time until an event was stored, or given up."), []string{"outcome"}),
-		fanoutLag:  prometheus.NewHistogram(seconds("fanout_lag_seconds", "Age of an event of presence when it is fanned out.")),
+		fanoutLag:  prometheus.NewHistogram(seconds("fanout_lag_seconds", "Age of an event when it is fanned out.")),
+		rejected:   prometheus.NewCounter(counter("events_rejected_total", "Stored events that were kept out of delivery.")),
 	}
 	open := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Namespace: "rollcall", Subsystem: "gateway", Name: "connections",
 		Help: "Authenticated sockets whose closing is not stored yet.",
 	}, connections)
-	m.registry.MustRegister(m.handshakes, m.closes, m.requests, m.frames, m.slow, m.publish, m.fanoutLag, open,
+	m.registry.MustRegister(m.handshakes, m.closes, m.requests, m.frames, m.slow, m.publish, m.fanoutLag, m.rejected, open,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }

@@ -87,7 +87,7 @@ type listPayload struct {
 	After  string `json:"after"`
 }
 
-func (s *socket) list(raw json.RawMessage) (any, error) {
+func (s *socket) list(ctx context.Context, raw json.RawMessage) (any, error) {
 	payload, err := subjects.Decode[listPayload](raw)
 	if err != nil {
 		return nil, err
@@ -102,7 +102,7 @@ func (s *socket) list(raw json.RawMessage) (any, error) {
 		}
 		q.onlyAgent, q.onlyInstance = s.token.Agent, s.peer.init.Device.DeviceID
 	}
-	return s.gateway.list(s.token.Tenant, q), nil
+	return s.gateway.list(ctx, s.token.Tenant, q)
 }
 
 // selectPayload is the payload of presence.subscribe and presence.unsubscribe.
@@ -146,31 +146,47 @@ type subscribeResult struct {
 }
 
 // subscribe answers with the statuses now, and from then on every change
-// follows: see hub for how the two meet.
+// follows: see audience.go for how the two meet.
 func (s *socket) subscribe(ctx context.Context, r machine.Request) {
 	want, err := s.selectAgents(r.Payload)
-	if err == nil {
-		err = s.maySubscribe(want)
-	}
 	if err != nil {
 		s.answer(r, nil, err)
 		return
 	}
-	g := s.gateway
-	cursor, need := g.hub.begin(s.sub, want)
+	f, err := s.subscribable(ctx, want)
+	if err != nil {
+		s.answer(r, nil, err)
+		return
+	}
+	begun := f.begin(s.sub, want)
 	waiting, cancel := context.WithTimeout(ctx, snapshotWait)
 	defer cancel()
-	if err := g.view.await(waiting, want.tenant, need); err != nil {
-		g.hub.abandon(s.sub)
+	if err := s.gateway.view.await(waiting, want.tenant, begun.need); err != nil {
+		f.abandon(s.sub, begun)
 		s.answer(r, nil, fmt.Errorf("wait for announced rows: %w", err))
 		return
 	}
-	snapshot := g.view.cut(want)
-	s.answer(r, subscribeResult{Statuses: snapshot.rows(), Cursor: cursor}, nil)
-	g.hub.release(s.sub, snapshot)
+	snapshot := s.gateway.view.cut(want)
+	s.answer(r, subscribeResult{Statuses: snapshot.rows(), Cursor: begun.at.String()}, nil)
+	f.release(s.sub, begun, snapshot)
 }
 
-func (s *socket) maySubscribe(want selection) error {
+// subscribable is the feed to subscribe to, if the peer may have what it wants.
+func (s *socket) subscribable(ctx context.Context, want selection) (*feed, error) {
+	if err := s.maySee(want); err != nil {
+		return nil, err
+	}
+	f, err := s.feed(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if f.watched(s.sub)+len(want.agents) > maxListed {
+		return nil, subjects.Invalid("agent_ids", "would make more than 10000 agents on one connection; subscribe to all")
+	}
+	return f, nil
+}
+
+func (s *socket) maySee(want selection) error {
 	if !s.presenceReader() {
 		for _, agent := range want.agents {
 			if agent != s.token.Agent {
@@ -181,17 +197,18 @@ func (s *socket) maySubscribe(want selection) error {
 			return forbidden(token.ScopePresenceRead)
 		}
 	}
-	if s.gateway.hub.count(s.sub)+len(want.agents) > maxListed {
-		return subjects.Invalid("agent_ids", "would make more than 10000 agents on one connection; subscribe to all")
-	}
 	return nil
 }
 
-func (s *socket) unsubscribe(raw json.RawMessage) (any, error) {
+func (s *socket) unsubscribe(ctx context.Context, raw json.RawMessage) (any, error) {
 	want, err := s.selectAgents(raw)
 	if err != nil {
 		return nil, err
 	}
-	s.gateway.hub.unsubscribe(s.sub, want)
+	f, err := s.feed(ctx)
+	if err != nil {
+		return nil, err
+	}
+	f.unwatch(s.sub, want)
 	return empty{}, nil
 }

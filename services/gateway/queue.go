@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"context"
 	"slices"
 	"sync"
 )
@@ -25,37 +26,67 @@ type queue struct {
 	closed bool
 	ready  chan struct{} // holds one token when the writer has something to see
 	room   chan struct{} // holds one token when a response left
+	half   chan struct{} // holds one token when events left and half the room is free
 	done   chan struct{} // closed with the queue
 }
 
+// queued is a frame that waits; event is nil for a response.
 type queued struct {
 	data  []byte
-	event bool
+	event *eventFrame
 }
 
 func newQueue(maxEvents, maxBytes int) *queue {
 	return &queue{
 		maxEvents: maxEvents, maxBytes: maxBytes,
-		ready: make(chan struct{}, 1), room: make(chan struct{}, 1), done: make(chan struct{}),
+		ready: make(chan struct{}, 1), room: make(chan struct{}, 1), half: make(chan struct{}, 1), done: make(chan struct{}),
 	}
 }
 
 // offer adds an event. It is false when there is no room; a closed queue takes
 // everything and keeps nothing.
-func (q *queue) offer(data []byte) bool {
+func (q *queue) offer(frame *eventFrame) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.closed {
 		return true
 	}
-	if q.events >= q.maxEvents || q.eventBytes+len(data) > q.maxBytes && q.events > 0 {
+	if q.events >= q.maxEvents || q.eventBytes+len(frame.data) > q.maxBytes && q.events > 0 {
 		return false
 	}
 	q.events++
-	q.eventBytes += len(data)
-	q.push(queued{data, true})
+	q.eventBytes += len(frame.data)
+	q.push(queued{frame.data, frame})
 	return true
 }
+
+// spare waits until half the room for events is free, which is what somebody who
+// can wait leaves to those who cannot. It is false when the queue is closed or ctx
+// ends.
+func (q *queue) spare(ctx context.Context) bool {
+	for {
+		free, closed := q.isHalfFree()
+		if closed || ctx.Err() != nil {
+			return false
+		}
+		if free {
+			return true
+		}
+		select {
+		case <-q.half:
+		case <-q.done:
+		case <-ctx.Done():
+		}
+	}
+}
+
+func (q *queue) isHalfFree() (free, closed bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.halfFree(), q.closed
+}
+
+func (q *queue) halfFree() bool { return q.events <= q.maxEvents/2 && q.eventBytes <= q.maxBytes/2 }
 
 // reply adds a response as soon as earlier responses leave room for it, or
 // drops it when the queue is closed.
@@ -79,7 +110,7 @@ func (q *queue) tryReply(data []byte) bool {
 		return false
 	}
 	q.replyBytes += len(data)
-	q.push(queued{data, false})
+	q.push(queued{data, nil})
 	return true
 }
 
@@ -90,20 +121,21 @@ func (q *queue) push(f queued) {
 
 // next returns the next frame, waiting for one. It is false when the queue is
 // closed and empty.
-func (q *queue) next() ([]byte, bool) {
+func (q *queue) next() (queued, bool) {
 	for {
-		if data, ok, closed := q.pop(); ok || closed {
-			return data, ok
+		if f, ok, closed := q.pop(); ok || closed {
+			return f, ok
 		}
 		<-q.ready
 	}
 }
 
-func (q *queue) pop() (data []byte, ok, closed bool) {
+// pop returns the next frame if there is one.
+func (q *queue) pop() (frame queued, ok, closed bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.head == len(q.frames) {
-		return nil, false, q.closed
+		return queued{}, false, q.closed
 	}
 	f := q.frames[q.head]
 	q.frames[q.head] = queued{}
@@ -112,14 +144,17 @@ func (q *queue) pop() (data []byte, ok, closed bool) {
 		q.frames = slices.Delete(q.frames, 0, q.head)
 		q.head = 0
 	}
-	if f.event {
+	if f.event != nil {
 		q.events--
 		q.eventBytes -= len(f.data)
+		if q.halfFree() {
+			signal(q.half)
+		}
 	} else {
 		q.replyBytes -= len(f.data)
 		signal(q.room)
 	}
-	return f.data, true, false
+	return f, true, false
 }
 
 // close ends the queue. What waits is still handed out, unless it is discarded.

@@ -1,26 +1,29 @@
 package gateway
 
 import (
+	"context"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 )
 
+func waitingEvent(text string) *eventFrame { return &eventFrame{data: []byte(text)} }
+
 func TestQueueKeepsOrderAndBounds(t *testing.T) {
 	t.Parallel()
 	q := newQueue(2, 10)
-	require.True(t, q.offer([]byte("one")))
+	require.True(t, q.offer(waitingEvent("one")))
 	q.reply([]byte("two"))
-	require.True(t, q.offer([]byte("three")))
-	require.False(t, q.offer([]byte("x")), "two events are the bound; the response does not count")
+	require.True(t, q.offer(waitingEvent("three")))
+	require.False(t, q.offer(waitingEvent("x")), "two events are the bound; the response does not count")
 	for _, want := range []string{"one", "two", "three"} {
 		got, ok := q.next()
 		require.True(t, ok)
-		require.Equal(t, want, string(got))
+		require.Equal(t, want, string(got.data))
 	}
-	require.True(t, q.offer([]byte(strings.Repeat("x", 11))), "an event larger than the bound passes alone")
-	require.False(t, q.offer([]byte("x")))
+	require.True(t, q.offer(waitingEvent(strings.Repeat("x", 11))), "an event larger than the bound passes alone")
+	require.False(t, q.offer(waitingEvent("x")))
 }
 
 func TestQueueReplyWaitsForRoom(t *testing.T) {
@@ -39,18 +42,18 @@ func TestQueueReplyWaitsForRoom(t *testing.T) {
 	<-done
 	got, ok := q.next()
 	require.True(t, ok)
-	require.Equal(t, "second", string(got))
+	require.Equal(t, "second", string(got.data))
 }
 
 func TestQueueClose(t *testing.T) {
 	t.Parallel()
 	q := newQueue(2, 10)
-	q.offer([]byte("kept"))
+	q.offer(waitingEvent("kept"))
 	q.close(false)
-	require.True(t, q.offer([]byte("late")), "a closed queue is not a slow one")
+	require.True(t, q.offer(waitingEvent("late")), "a closed queue is not a slow one")
 	got, ok := q.next()
 	require.True(t, ok)
-	require.Equal(t, "kept", string(got))
+	require.Equal(t, "kept", string(got.data))
 	_, ok = q.next()
 	require.False(t, ok)
 
@@ -67,11 +70,38 @@ func TestQueueClose(t *testing.T) {
 func TestQueueForgetsWhatIsSent(t *testing.T) {
 	t.Parallel()
 	q := newQueue(4, 1<<20)
-	q.offer([]byte("first"))
+	q.offer(waitingEvent("first"))
 	for range 1000 {
-		require.True(t, q.offer([]byte("x")))
+		require.True(t, q.offer(waitingEvent("x")))
 		_, ok := q.next()
 		require.True(t, ok)
 	}
 	require.LessOrEqual(t, cap(q.frames), 16)
+}
+
+func TestQueueSpare(t *testing.T) {
+	t.Parallel()
+	q := newQueue(4, 100)
+	require.True(t, q.spare(t.Context()))
+	for range 4 {
+		require.True(t, q.offer(waitingEvent("x")))
+	}
+	free := make(chan bool, 1)
+	go func() { free <- q.spare(t.Context()) }()
+	q.next()
+	select {
+	case <-free:
+		require.Fail(t, "three of four wait")
+	default:
+	}
+	q.next()
+	require.True(t, <-free)
+
+	require.True(t, q.offer(waitingEvent(strings.Repeat("x", 60))))
+	go func() { free <- q.spare(t.Context()) }()
+	q.close(false)
+	require.False(t, <-free)
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	require.False(t, newQueue(4, 100).spare(ended))
 }

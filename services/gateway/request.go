@@ -114,6 +114,9 @@ func (s *socket) handleRequest(ctx context.Context, data []byte) {
 	case request.Type == "presence.subscribe":
 		s.subscribe(ctx, request) // answers between its steps
 		return
+	case request.Type == "events.subscribe":
+		s.listen(ctx, request) // likewise
+		return
 	case strings.HasPrefix(request.Type, leasePrefix):
 		s.leaseRequest(ctx, request) // answers when the reply is there
 		return
@@ -139,9 +142,13 @@ func (s *socket) serve(ctx context.Context, r machine.Request) (any, error) {
 	case "presence.beacon":
 		return s.beacon(ctx, r.Payload)
 	case "presence.list":
-		return s.list(r.Payload)
+		return s.list(ctx, r.Payload)
 	case "presence.unsubscribe":
-		return s.unsubscribe(r.Payload)
+		return s.unsubscribe(ctx, r.Payload)
+	case "events.unsubscribe":
+		return s.unlisten(ctx, r.Payload)
+	case "event.publish":
+		return s.publish(ctx, r.Payload)
 	default:
 		return nil, &subjects.Problem{Code: subjects.CodeUnsupportedRequest, Message: "this gateway does not know the request"}
 	}
@@ -184,15 +191,20 @@ func logRefusal(log zerolog.Logger, p *subjects.Problem) *zerolog.Event {
 
 // problem turns any error into what may be told.
 func (s *socket) problem(requestType string, err error) *subjects.Problem {
+	return problemOf(s.log.With().Str("type", requestType).Logger(), err)
+}
+
+// problemOf turns any error into what may be told, and logs what may not.
+func problemOf(log zerolog.Logger, err error) *subjects.Problem {
 	var problem *subjects.Problem
 	switch {
 	case errors.As(err, &problem):
 		return problem
 	case errors.Is(err, bus.ErrUnavailable), errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
-		s.log.Warn().Err(err).Str("type", requestType).Msg("request not served")
+		log.Warn().Err(err).Msg("request not served")
 		return unavailable()
 	default:
-		s.log.Error().Err(err).Str("type", requestType).Msg("request failed")
+		log.Error().Err(err).Msg("request failed")
 		return &subjects.Problem{Code: subjects.CodeInternalError, Message: "the gateway could not serve the request"}
 	}
 }
@@ -231,7 +243,8 @@ func limit(l *rate.Limiter) error {
 func knownType(requestType string) string {
 	switch requestType {
 	case machine.TypeInit, machine.TypeProof, "ping", "presence.beacon",
-		"presence.list", "presence.subscribe", "presence.unsubscribe":
+		"presence.list", "presence.subscribe", "presence.unsubscribe",
+		"events.subscribe", "events.unsubscribe", "event.publish":
 		return requestType
 	default:
 		if command, is := strings.CutPrefix(requestType, leasePrefix); is && slices.Contains(subjects.LeaseCommands(), command) {

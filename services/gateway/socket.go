@@ -59,8 +59,8 @@ type socket struct {
 	busy atomic.Int32
 	// opened is set once the opening is stored.
 	opened atomic.Pointer[opened]
-	// cursor is the highest stream sequence the peer was told of.
-	cursor atomic.Uint64
+	// cursor is the one that the peer was told last.
+	cursor atomic.Pointer[string]
 
 	mu        sync.Mutex
 	handshake machine.State
@@ -69,10 +69,13 @@ type socket struct {
 	cutOff    context.CancelFunc
 
 	// The rest belongs to the reader.
+	life      context.Context //nolint:containedctx // of what works for the socket, which no call waits for
 	peer      *peer
 	deadline  *time.Timer // of the handshake
 	expiry    *time.Timer // of the token
 	sub       *subscriber
+	tenant    *feed // nil until it is needed
+	leaveFeed func()
 	calls     *calls
 	asked     asked
 	requests  *rate.Limiter
@@ -102,6 +105,7 @@ type peer struct {
 func (s *socket) run(life context.Context) {
 	ctx, cutOff := context.WithCancel(life)
 	defer cutOff()
+	s.life = ctx
 	s.mu.Lock()
 	s.cutOff = cutOff
 	if s.end != nil {
@@ -199,7 +203,7 @@ func (s *socket) write(ctx context.Context) {
 		if !ok {
 			break
 		}
-		if !s.send(ctx, frame) {
+		if !s.send(ctx, frame.data) {
 			break
 		}
 	}
@@ -281,8 +285,11 @@ func (s *socket) finish(life context.Context) {
 	}
 	s.mu.Unlock()
 	if s.sub != nil {
-		s.gateway.hub.leave(s.sub)
 		s.gateway.edge.leave(s.peer.connectionID)
+	}
+	if s.tenant != nil {
+		s.tenant.leave(s.sub)
+		s.leaveFeed()
 	}
 	for _, timer := range []*time.Timer{s.deadline, s.expiry} {
 		if timer != nil {
@@ -301,8 +308,7 @@ func (s *socket) finish(life context.Context) {
 	s.gateway.admission.give(s.token.Tenant)
 }
 
-// event queues an event of our own for this peer alone, if it is connected. It
-// has no place in the stream, so its cursor is the last one the peer was told.
+// event queues an event of our own for this peer alone, if it is connected.
 func (s *socket) event(eventType string, payload any) {
 	opened := s.opened.Load()
 	if opened == nil {
@@ -314,7 +320,31 @@ func (s *socket) event(eventType string, payload any) {
 		s.gateway.log.Error().Err(err).Str("type", eventType).Msg("event not sent")
 		return
 	}
-	if !s.out.offer(encodeFrame(framedEvent{Event: event, Cursor: formatCursor(s.cursor.Load())})) {
+	s.forward(event)
+}
+
+// forward passes an event on to this peer alone. It has no place in the order of
+// events, so its cursor is the last one that the peer was told.
+func (s *socket) forward(event subjects.Event) {
+	cursor := *s.cursor.Load()
+	frame := &eventFrame{data: encodeFrame(framedEvent{Event: event, Cursor: cursor}), kind: event.Type, cursor: cursor}
+	if !s.out.offer(frame) {
 		s.slow()
 	}
+}
+
+// feed is the peer's place in its tenant's events, taken when it is first needed.
+func (s *socket) feed(ctx context.Context) (*feed, error) {
+	if s.tenant != nil {
+		return s.tenant, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.gateway.cfg.PublishTimeout)
+	defer cancel()
+	f, done, err := s.gateway.feeds.use(ctx, s.token.Tenant)
+	if err != nil {
+		return nil, err
+	}
+	f.enter(s.sub)
+	s.tenant, s.leaveFeed = f, done
+	return f, nil
 }

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -65,7 +64,7 @@ func TestSubscribe(t *testing.T) {
 	require.Equal(t, subjects.StatusWorking, changed(t, f).Status)
 	stored := w.events(t, subjects.AgentPresence("acme", "a1").String())
 	require.Equal(t, stored[1].event.EventID, f.EventID)
-	require.Equal(t, formatCursor(stored[1].seq), f.Cursor)
+	require.Equal(t, g.began.with(stored[1].seq).String(), f.Cursor)
 	require.Equal(t, stored[1].event.Scope, f.Scope)
 
 	// Twice subscribed, and to all as well: one delivery.
@@ -111,7 +110,7 @@ func TestSubscribeWithoutTheRows(t *testing.T) {
 	c := g.connect(t, grant{scopes: []string{"presence.read"}})
 	c.subscribe(only("b1"))
 	require.NoError(t, p.announce(t.Context(), "acme", "a1", "online", "offline", 1<<40))
-	within(t, func() bool { return !g.view.settled() })
+	within(t, func() bool { return !g.view.settled("acme") })
 	refusal := c.refused("presence.subscribe", only("a1"))
 	require.Equal(t, "unavailable", refusal.Code)
 	require.Positive(t, refusal.Details["retry_after_ms"])
@@ -139,8 +138,9 @@ func (f *follower) snapshot(s subscribed) {
 func (f *follower) apply(t *testing.T, e frame) {
 	t.Helper()
 	p := changed(t, e)
-	cursor, err := strconv.ParseUint(e.Cursor, 10, 64)
+	at, err := parseCursor(e.Cursor)
 	require.NoError(t, err)
+	cursor := at.seq
 	now, ok := f.status[p.AgentID]
 	if !ok {
 		now = subjects.StatusOffline
@@ -269,19 +269,25 @@ func (f *follower) follow(t *testing.T, finished <-chan struct{}) {
 // caught reports whether a listing is as far as the last event.
 func (f *follower) caught(t *testing.T, last uint64) bool {
 	t.Helper()
-	cursor, err := strconv.ParseUint(f.client.list(map[string]any{}).Cursor, 10, 64)
-	require.NoError(t, err)
+	cursor := listedAt(t, f.client)
 	f.drain(t)
 	return cursor >= last
 }
 
-// lastPresence is the hub's position once it has read everything.
+// listedAt is the sequence at which a listing is true.
+func listedAt(t *testing.T, c *testClient) uint64 {
+	t.Helper()
+	at, err := parseCursor(c.list(map[string]any{}).Cursor)
+	require.NoError(t, err)
+	return at.seq
+}
+
+// lastPresence is the feed's position once it has read everything.
 func lastPresence(t *testing.T, c *testClient) uint64 {
 	t.Helper()
 	before := uint64(0)
 	for {
-		now, err := strconv.ParseUint(c.list(map[string]any{}).Cursor, 10, 64)
-		require.NoError(t, err)
+		now := listedAt(t, c)
 		if now == before {
 			return now
 		}

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"context"
 	"encoding/json"
 	"slices"
 	"sync"
@@ -103,6 +104,14 @@ func (v *view) applyPresence(u bus.Update) {
 		v.presenceSynced.done()
 		return
 	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.applyRowOf(u)
+	v.revision = max(v.revision, u.Revision)
+	v.wake()
+}
+
+func (v *view) applyRowOf(u bus.Update) {
 	if u.Key == subjects.PresenceReaderKey {
 		return // presence's own bookkeeping
 	}
@@ -111,16 +120,12 @@ func (v *view) applyPresence(u bus.Update) {
 		v.log.Warn().Err(err).Str("key", u.Key).Msg("row under a foreign key passed over")
 		return
 	}
-	v.mu.Lock()
-	defer v.mu.Unlock()
 	t := v.tenant(key.Tenant)
 	if key.Agent != "" {
 		v.applyAgent(t, key.Agent, u)
 	} else {
 		applyRow(v.log, t.instances, key.Instance, u, newInstanceEntry)
 	}
-	v.revision = max(v.revision, u.Revision)
-	v.wake()
 }
 
 func newInstanceEntry(row subjects.InstanceRow) instanceEntry {
@@ -243,11 +248,31 @@ func (v *view) sweep(now time.Time) {
 	}
 }
 
-// settled reports whether every row announced so far has arrived.
-func (v *view) settled() bool {
+// settled reports whether every row of a tenant that was announced so far has
+// arrived.
+func (v *view) settled(tenant string) bool {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
-	return v.ahead == 0
+	t := v.tenants[tenant]
+	return t == nil || len(t.ahead) == 0
+}
+
+// reach returns when the view holds everything up to a revision of the bucket, or
+// with ctx's end.
+func (v *view) reach(ctx context.Context, revision uint64) error {
+	for {
+		v.mu.RLock()
+		reached, changed := v.revision >= revision, v.changed
+		v.mu.RUnlock()
+		if reached {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return ctx.Err() // the caller says what was awaited
+		}
+	}
 }
 
 // instance returns an instance's row.

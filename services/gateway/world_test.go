@@ -28,7 +28,7 @@ import (
 	"rollcall/subjects"
 )
 
-const patience = 10 * time.Second
+const patience = 30 * time.Second
 
 // world is a NATS server and an issuer of tokens.
 type world struct {

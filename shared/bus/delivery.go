@@ -19,6 +19,9 @@ type Delivery struct {
 	Attempt  int       // 1 for the first delivery
 	Time     time.Time // when it was stored
 	Pending  uint64    // how many match and wait behind it
+	// Origin is when the stream was made, which tells its sequences from those of
+	// another stream of the same name; only what is read with [Conn.Read] has it.
+	Origin time.Time
 
 	msg *nats.Msg
 }

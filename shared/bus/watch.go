@@ -57,20 +57,47 @@ func (b *KV) Watch(ctx context.Context, filter string, fn func(Update)) error {
 	return f.run(ctx)
 }
 
+// Extent is what a stream holds: the sequences from First to Last, with gaps
+// where messages were removed. First is Last+1 when it holds nothing.
+type Extent struct {
+	// Origin is when the stream was made; see [Delivery].
+	Origin      time.Time
+	First, Last uint64
+}
+
+// Extent asks what a bucket holds, by revisions.
+func (b *KV) Extent(ctx context.Context) (Extent, error) {
+	return b.conn.Extent(ctx, bucketStream(b.name))
+}
+
+// Extent asks what a stream holds.
+func (c *Conn) Extent(ctx context.Context, stream string) (Extent, error) {
+	var info *jetstream.StreamInfo
+	err := c.retry(ctx, func(ctx context.Context) error {
+		s, err := c.js.Stream(ctx, stream)
+		if err == nil {
+			info = s.CachedInfo()
+		}
+		return err
+	})
+	if err != nil {
+		return Extent{}, sorted(err, "look at stream %q", stream)
+	}
+	return Extent{Origin: info.Created, First: info.State.FirstSeq, Last: info.State.LastSeq}, nil
+}
+
 // Read calls fn for every message of the stream that matches one of the
 // filters (none is all), in order, from sequence from on; 0 means only what is
 // stored after the call. It blocks until ctx ends and recovers as Watch does.
 // Sequences that are no longer stored are passed over.
 func (c *Conn) Read(ctx context.Context, stream string, filters []string, from uint64, fn func(*Delivery)) error {
-	f := follower{
-		conn: c, stream: stream, filters: filters,
-		handle: func(msg jetstream.Msg, meta *jetstream.MsgMetadata) {
-			fn(&Delivery{
-				Subject: msg.Subject(), Header: msg.Headers(), Data: msg.Data(),
-				Stream: meta.Stream, Consumer: meta.Consumer, Seq: meta.Sequence.Stream,
-				Attempt: 1, Time: meta.Timestamp, Pending: meta.NumPending,
-			})
-		},
+	f := &follower{conn: c, stream: stream, filters: filters}
+	f.handle = func(msg jetstream.Msg, meta *jetstream.MsgMetadata) {
+		fn(&Delivery{
+			Subject: msg.Subject(), Header: msg.Headers(), Data: msg.Data(),
+			Stream: meta.Stream, Consumer: meta.Consumer, Seq: meta.Sequence.Stream,
+			Attempt: 1, Time: meta.Timestamp, Pending: meta.NumPending, Origin: f.created,
+		})
 	}
 	if from > 0 {
 		f.cursor, f.begun = from-1, true

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strconv"
+	"sync"
 	"testing"
 	"time"
 
@@ -15,26 +16,73 @@ import (
 	"rollcall/subjects"
 )
 
-// bench is a hub and a view without JetStream: the test plays both streams,
+// bench is a feed and a view without JetStream: the test plays both streams,
 // and so decides which one is ahead.
 type bench struct {
 	t    *testing.T
 	view *view
-	hub  *hub
+	feed *feed
 	sub  *subscriber
 	slow bool
 	seq  uint64
+	// begun is the subscription under way.
+	begun beginning
+	// stored is what the feed finds when it reads the past; mu guards it.
+	mu      sync.Mutex
+	stored  []*bus.Delivery
+	refused []refusal
 }
 
 func newBench(t *testing.T, queueLength int) *bench {
 	t.Helper()
 	v := newView(quietLog())
-	b := &bench{t: t, view: v, hub: newHub(v, quietLog(), newMetrics(func() float64 { return 0 }), queueLength)}
-	b.sub = &subscriber{
-		tenant: "acme", out: newQueue(queueLength, 1<<20), agents: map[string]struct{}{},
-		slow: func() { b.slow = true }, delivered: func(uint64) {},
-	}
+	b := &bench{t: t, view: v}
+	b.feed = newFeed("acme", v, quietLog(), newMetrics(func() float64 { return 0 }),
+		func(r refusal) { b.refused = append(b.refused, r) }, b.past())
+	b.feed.start(b.at(0))
+	b.sub = b.subscriber(queueLength)
+	b.feed.enter(b.sub)
+	t.Cleanup(func() { b.sub.out.close(true); b.feed.leave(b.sub) })
 	return b
+}
+
+func (b *bench) subscriber(queueLength int) *subscriber {
+	out := newQueue(queueLength, 1<<20)
+	return &subscriber{
+		out: out, slow: func() { b.slow = true }, delivered: func(string) {}, life: b.t.Context(),
+		resync: func(e resyncEvent, cursor string) { out.offer(resyncFrame(e, cursor)) },
+		agents: map[string]struct{}{}, listens: map[string]listening{},
+	}
+}
+
+// origin is when the bench's stream was made.
+var origin = time.UnixMilli(36)
+
+func (b *bench) at(seq uint64) position { return positionOf(origin, seq) }
+
+// past reads what was stored.
+func (b *bench) past() past {
+	return past{
+		places: make(chan struct{}, 1),
+		extent: func(context.Context) (bus.Extent, error) {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			if len(b.stored) == 0 {
+				return bus.Extent{Origin: origin, First: 1}, nil
+			}
+			return bus.Extent{Origin: origin, First: b.stored[0].Seq, Last: b.stored[len(b.stored)-1].Seq}, nil
+		},
+		read: func(ctx context.Context, _ string, from uint64, fn func(*bus.Delivery)) error {
+			for i := 0; ctx.Err() == nil; {
+				if d := b.message(i); d == nil {
+					pause(ctx, time.Millisecond)
+				} else if i++; d.Seq >= from {
+					fn(d)
+				}
+			}
+			return nil
+		},
+	}
 }
 
 // row delivers a row to the view.
@@ -50,7 +98,26 @@ func (b *bench) gone(agent string, revision uint64) {
 	b.view.applyPresence(bus.Update{Key: subjects.AgentKey("acme", agent), Revision: revision, Op: bus.Expired})
 }
 
-// event delivers the announcement of a row to the hub.
+// message is a copy of the i-th stored message, nil while there is none.
+func (b *bench) message(i int) *bus.Delivery {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if i >= len(b.stored) {
+		return nil
+	}
+	d := *b.stored[i]
+	return &d
+}
+
+// begin starts a subscription to agents, and says which rows it waits for.
+func (b *bench) begin(want selection) map[string]uint64 {
+	b.begun = b.feed.begin(b.sub, want)
+	return b.begun.need
+}
+
+func (b *bench) release(snapshot agentSnapshot) { b.feed.release(b.sub, b.begun, snapshot) }
+
+// event delivers the announcement of a row to the feed.
 func (b *bench) event(agent string, revision uint64) {
 	b.seq++
 	subject := subjects.AgentPresence("acme", agent)
@@ -63,7 +130,16 @@ func (b *bench) event(agent string, revision uint64) {
 	if revision > 0 {
 		header.Set(subjects.HeaderRowRevision, strconv.FormatUint(revision, 10))
 	}
-	b.hub.fanOut(&bus.Delivery{Subject: subject.String(), Header: header, Data: data, Seq: b.seq, Time: time.Now()})
+	b.deliver(&bus.Delivery{Subject: subject.String(), Header: header, Data: data, Seq: b.seq, Time: time.Now(), Origin: origin})
+}
+
+// deliver stores an event and lets the feed read it.
+func (b *bench) deliver(d *bus.Delivery) {
+	copied := *d
+	b.mu.Lock()
+	b.stored = append(b.stored, &copied)
+	b.mu.Unlock()
+	b.feed.fanOut(d)
 }
 
 // await reports whether a snapshot may be cut now.
@@ -77,9 +153,13 @@ func (b *bench) await(want selection, need map[string]uint64) bool {
 func (b *bench) delivered() []string {
 	var out []string
 	for {
-		data, ok, _ := b.sub.out.pop()
+		frame, ok, _ := b.sub.out.pop()
 		if !ok {
 			return out
+		}
+		if frame.event.kind != "presence.changed" {
+			out = append(out, frame.event.kind+"#"+frame.event.cursor)
+			continue
 		}
 		var f struct {
 			Payload struct {
@@ -87,7 +167,7 @@ func (b *bench) delivered() []string {
 				N       uint64 `json:"n"`
 			} `json:"payload"`
 		}
-		require.NoError(b.t, json.Unmarshal(data, &f))
+		require.NoError(b.t, json.Unmarshal(frame.data, &f))
 		out = append(out, fmt.Sprintf("%s@%d", f.Payload.AgentID, f.Payload.N))
 	}
 }
@@ -101,19 +181,19 @@ func TestSnapshotWaitsForAnnouncedRows(t *testing.T) {
 	b := newBench(t, 10)
 	b.row("a", 1, "online")
 	b.event("a", 5)
-	cursor, need := b.hub.begin(b.sub, wantAll())
-	require.Equal(t, "1", cursor)
+	need := b.begin(wantAll())
+	require.Equal(t, b.at(1), b.begun.at)
 	require.Equal(t, map[string]uint64{"a": 5}, need)
 	require.False(t, b.await(wantAll(), need), "the row of a missed event is not here")
 	b.row("b", 6, "online")
-	require.True(t, b.view.revision > 5 && !b.view.settled())
+	require.True(t, b.view.revision > 5 && !b.view.settled("acme"))
 
 	b.row("a", 7, "working") // revision 5 was overwritten before it was delivered
 	require.True(t, b.await(wantAll(), need))
 	snapshot := b.view.cut(wantAll())
-	b.hub.release(b.sub, snapshot)
+	b.release(snapshot)
 	require.Equal(t, subjects.StatusWorking, snapshot.rows()[0].Status)
-	b.event("a", 7) // the hub is behind the view
+	b.event("a", 7) // the feed is behind the view
 	b.event("b", 6)
 	b.event("a", 8)
 	b.event("n", 2)
@@ -123,7 +203,7 @@ func TestSnapshotWaitsForAnnouncedRows(t *testing.T) {
 func TestBufferedEventsInsideTheSnapshotAreDropped(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, 10)
-	_, need := b.hub.begin(b.sub, wantAll())
+	need := b.begin(wantAll())
 	require.Empty(t, need)
 	b.row("a", 3, "online")
 	b.event("a", 3)
@@ -132,7 +212,7 @@ func TestBufferedEventsInsideTheSnapshotAreDropped(t *testing.T) {
 	require.Empty(t, b.delivered(), "buffered until the response is out")
 	snapshot := b.view.cut(wantAll())
 	b.event("a", 5)
-	b.hub.release(b.sub, snapshot)
+	b.release(snapshot)
 	require.Equal(t, []string{"b@4", "c@0", "a@5"}, b.delivered())
 }
 
@@ -143,14 +223,14 @@ func TestSkippedRevision(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, 10)
 	b.row("a", 1, "offline")
-	_, need := b.hub.begin(b.sub, wantOnly("a"))
+	need := b.begin(wantOnly("a"))
 	require.Empty(t, need)
 	b.event("a", 3)
 	b.row("b", 4, "online")
 	snapshot := b.view.cut(wantOnly("a"))
 	require.Equal(t, subjects.StatusOffline, snapshot.rows()[0].Status)
 	b.event("a", 5)
-	b.hub.release(b.sub, snapshot)
+	b.release(snapshot)
 	require.Equal(t, []string{"a@3", "a@5"}, b.delivered())
 }
 
@@ -159,61 +239,65 @@ func TestRowsThatAreGone(t *testing.T) {
 	b := newBench(t, 10)
 	b.row("a", 1, "online")
 	b.gone("a", 9)
-	b.event("a", 1) // a hub that is far behind
-	require.True(t, b.view.settled())
+	b.event("a", 1) // a feed that is far behind
+	require.True(t, b.view.settled("acme"))
 
 	b.event("n", 12) // a new agent, ahead of its row
-	_, need := b.hub.begin(b.sub, wantAll())
+	need := b.begin(wantAll())
 	require.False(t, b.await(wantAll(), need))
 	b.row("x", 13, "online")
 	require.True(t, b.await(wantAll(), need), "in the end the bucket's revision counts")
 	b.view.sweep(time.Now())
-	require.False(t, b.view.settled())
+	require.False(t, b.view.settled("acme"))
 	b.view.sweep(time.Now().Add(snapshotWait + time.Second))
-	require.True(t, b.view.settled())
+	require.True(t, b.view.settled("acme"))
 
 	b.event("never", 99)
 	b.view.sweep(time.Now().Add(snapshotWait + time.Second))
-	require.False(t, b.view.settled(), "its row may still come")
+	require.False(t, b.view.settled("acme"), "its row may still come")
 	b.view.sweep(time.Now().Add(forgetAfter + time.Second))
-	require.True(t, b.view.settled())
+	require.True(t, b.view.settled("acme"))
 }
 
 func TestAbandonedSubscription(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, 10)
-	b.hub.begin(b.sub, wantOnly("old"))
-	b.hub.release(b.sub, b.view.cut(wantOnly("old")))
-	b.hub.begin(b.sub, wantOnly("old", "new"))
+	b.begin(wantOnly("old"))
+	b.release(b.view.cut(wantOnly("old")))
+	b.begin(wantOnly("old", "new"))
 	b.event("old", 2)
 	b.event("new", 3)
-	b.hub.abandon(b.sub)
+	b.feed.abandon(b.sub, b.begun)
 	b.event("old", 4)
 	b.event("new", 5)
 	require.Equal(t, []string{"old@2", "old@4"}, b.delivered())
 
-	b.hub.begin(b.sub, wantAll())
-	b.hub.abandon(b.sub)
+	b.begin(wantAll())
+	b.feed.abandon(b.sub, b.begun)
 	b.event("other", 6)
 	require.Empty(t, b.delivered())
-	b.hub.leave(b.sub)
-	require.Empty(t, b.hub.tenants, "nobody is left behind")
+	b.feed.leave(b.sub)
+	require.Empty(t, b.feed.all)
+	require.Empty(t, b.feed.byAgent, "nobody is left behind")
 }
 
 func TestFullQueues(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, 2)
-	b.hub.begin(b.sub, wantAll())
-	for revision := range uint64(2) {
+	b.begin(wantAll())
+	for revision := range uint64(5) {
 		b.event("a", revision+1)
 	}
+	require.Empty(t, b.delivered(), "held until the response is out")
+	b.release(b.view.cut(wantAll()))
+	var got []string
+	within(t, func() bool { got = append(got, b.delivered()...); return len(got) == 5 })
+	require.Equal(t, []string{"a@1", "a@2", "a@3", "a@4", "a@5"}, got, "what came meanwhile waits for room")
 	require.False(t, b.slow)
-	b.event("a", 3)
-	require.True(t, b.slow, "the buffer of a snapshot is bounded too")
 
 	b = newBench(t, 2)
-	b.hub.begin(b.sub, wantAll())
-	b.hub.release(b.sub, b.view.cut(wantAll()))
+	b.begin(wantAll())
+	b.release(b.view.cut(wantAll()))
 	for revision := range uint64(2) {
 		b.event("a", revision+1)
 	}
@@ -225,13 +309,13 @@ func TestFullQueues(t *testing.T) {
 func TestListCursorWaitsForRows(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, 10)
-	b.hub.start(7)
+	b.feed.start(b.at(7))
 	b.seq = 7
-	require.Equal(t, "7", b.hub.cursor())
+	require.Equal(t, b.at(7), b.feed.cursor())
 	b.event("a", 3)
-	require.Equal(t, "7", b.hub.cursor(), "event 8 is not part of what a listing would show")
+	require.Equal(t, b.at(7), b.feed.cursor(), "event 8 is not part of what a listing would show")
 	b.row("a", 3, "online")
-	require.Equal(t, "8", b.hub.cursor())
+	require.Equal(t, b.at(8), b.feed.cursor())
 }
 
 func TestUnreadableInputIsPassedOver(t *testing.T) {
@@ -241,8 +325,8 @@ func TestUnreadableInputIsPassedOver(t *testing.T) {
 	b.view.applyPresence(bus.Update{Key: "acme.agent.a", Value: []byte("{"), Revision: 2, Op: bus.Put})
 	b.view.applyPresence(bus.Update{Key: "acme.nonsense", Value: []byte("{}"), Revision: 3, Op: bus.Put})
 	require.Zero(t, b.view.list("acme", listQuery{kind: kindAgents, limit: 10}).Total)
-	b.hub.begin(b.sub, wantAll())
-	b.hub.release(b.sub, b.view.cut(wantAll()))
-	b.hub.fanOut(&bus.Delivery{Subject: subjects.AgentPresence("acme", "a").String(), Data: []byte("{"), Seq: 1, Time: time.Now()})
+	b.begin(wantAll())
+	b.release(b.view.cut(wantAll()))
+	b.deliver(&bus.Delivery{Subject: subjects.AgentPresence("acme", "a").String(), Data: []byte("{"), Seq: 1, Time: time.Now(), Origin: origin})
 	require.Empty(t, b.delivered())
 }

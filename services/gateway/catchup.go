@@ -1,0 +1,131 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"rollcall/shared/bus"
+	"rollcall/subjects"
+)
+
+// past is how a feed reads what its ring no longer holds.
+type past struct {
+	// extent asks how far back events are kept.
+	extent func(ctx context.Context) (bus.Extent, error)
+	// read hands on a tenant's events from a sequence on, until ctx ends.
+	read func(ctx context.Context, tenant string, from uint64, fn func(*bus.Delivery)) error
+	// places bounds how many subscribers read from JetStream at once; the others
+	// wait for theirs.
+	places chan struct{}
+}
+
+// maxPast bounds the readers of the past of one gateway.
+const maxPast = 64
+
+// catchUp delivers to a subscriber what it has missed, until it is live or gone.
+// It waits where a live subscriber would be closed: who asks for a day of events
+// cannot be expected to have room for it.
+func (f *feed) catchUp(s *subscriber) {
+	for s.out.spare(s.life) {
+		f.mu.Lock()
+		progress := waiting
+		if !s.held && !s.left {
+			progress = f.serve(s)
+		}
+		if progress == served || s.held || s.left {
+			s.catching = false
+			f.mu.Unlock()
+			return
+		}
+		from := s.read
+		f.mu.Unlock()
+		if progress == behind {
+			f.readPast(s, from)
+		}
+	}
+	f.mu.Lock()
+	s.catching = false
+	f.mu.Unlock()
+}
+
+// pastRetry is the wait after a failure to read the past.
+const pastRetry = 250 * time.Millisecond
+
+// readPast delivers from JetStream until the ring has the rest, or the subscriber
+// is to go on from somewhere else.
+func (f *feed) readPast(s *subscriber, from position) {
+	select {
+	case f.past.places <- struct{}{}:
+		defer func() { <-f.past.places }()
+	case <-s.out.done:
+		return
+	case <-s.life.Done():
+		return
+	}
+	kept, err := f.past.extent(s.life)
+	if err != nil {
+		pause(s.life, pastRetry)
+		return
+	}
+	if positionOf(kept.Origin, 0).origin != from.origin || from.seq+1 < kept.First {
+		f.tooOld(s, positionOf(kept.Origin, max(kept.First, 1)-1))
+		return
+	}
+	ctx, done := context.WithCancel(s.life)
+	defer done()
+	err = f.past.read(ctx, f.tenant, from.seq+1, func(d *bus.Delivery) {
+		if ctx.Err() != nil || !soonSpare(ctx, s.out) || !f.passOn(s, d, &from) {
+			done()
+		}
+	})
+	if err != nil && !errors.Is(err, context.Canceled) {
+		f.log.Warn().Err(err).Msg("past events not read")
+		pause(s.life, pastRetry)
+	}
+}
+
+// placePatience is how long a subscriber may keep its place without taking
+// anything; after that others get to read, and it comes again when it has room.
+const placePatience = 100 * time.Millisecond
+
+func soonSpare(ctx context.Context, out *queue) bool {
+	ctx, cancel := context.WithTimeout(ctx, placePatience)
+	defer cancel()
+	return out.spare(ctx)
+}
+
+// passOn delivers one event of the past; it is false when the subscriber has to go
+// on otherwise.
+func (f *feed) passOn(s *subscriber, d *bus.Delivery, from *position) bool {
+	e, err := newEntry(d)
+	if err == nil && e.subject.Class == subjects.ClassEvent {
+		err = e.open()
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if s.held || s.left || s.read != *from || f.recent.covers(s.read) {
+		return false
+	}
+	// What was kept out of delivery when it came is kept out now.
+	if err == nil && s.wants(e) && !f.put(s, e) {
+		return false
+	}
+	s.read, *from = e.at, e.at
+	return !f.recent.covers(e.at)
+}
+
+// resyncEvent is the payload of the event resync: what the peer has missed is not
+// kept any more. Oldest is the cursor behind which everything is.
+type resyncEvent struct {
+	Oldest string `json:"oldest"`
+}
+
+// tooOld tells a subscriber that it missed events for good, and lets it go on from
+// now.
+func (f *feed) tooOld(s *subscriber, oldest position) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	s.read = f.at
+	s.resync(resyncEvent{Oldest: oldest.String()}, f.at.String())
+}
