@@ -424,6 +424,31 @@ func TestCatchUpThroughASlowPeer(t *testing.T) {
 	require.Zero(t, testutil.ToFloat64(g.metrics.slow))
 }
 
+// TestBurst lets more wait for a socket than is written at once: everything comes.
+func TestBurst(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	g := w.gateway(t, func(c *Config) { c.SendQueue = 100_000; c.SendBytes = 64 << 20 })
+	c := g.connect(t, listener())
+	c.listen(types("note"))
+	const many = 2000
+	acks := make([]jetstream.PubAckFuture, many)
+	ids := make([]string, many)
+	for i := range many {
+		ids[i] = subjects.NewID()
+		event, err := subjects.NewEvent(ids[i], "note", time.Now(), subjects.Scope{Kind: "global"}, map[string]any{"padding": strings.Repeat("x", i)})
+		require.NoError(t, err)
+		data, err := json.Marshal(event)
+		require.NoError(t, err)
+		acks[i], err = w.bus.JS().PublishAsync("tenant.acme.event.note", data, jetstream.WithMsgID(ids[i]))
+		require.NoError(t, err)
+	}
+	for i, id := range ids {
+		require.Equal(t, id, c.event().EventID, i)
+		<-acks[i].Ok()
+	}
+}
+
 // TestStreamMadeAnew removes EVENTS under a listener and makes it again.
 func TestStreamMadeAnew(t *testing.T) {
 	t.Parallel()

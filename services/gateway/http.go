@@ -82,7 +82,8 @@ func (g *Gateway) upgrade(life context.Context, w http.ResponseWriter, r *http.R
 		http.Error(w, "offer the WebSocket subprotocol "+subprotocol, http.StatusBadRequest)
 		return
 	}
-	conn, err := websocket.Accept(w, r, &websocket.AcceptOptions{
+	held := &corkable{ResponseWriter: w}
+	conn, err := websocket.Accept(held, r, &websocket.AcceptOptions{
 		Subprotocols:       []string{subprotocol},
 		InsecureSkipVerify: true, // no cookie is ever accepted, so the origin grants nothing
 		CompressionMode:    websocket.CompressionDisabled,
@@ -92,14 +93,14 @@ func (g *Gateway) upgrade(life context.Context, w http.ResponseWriter, r *http.R
 		return
 	}
 	text := token.Find(r.Header.Get("Authorization"), offered, tokenEntry)
-	g.newSocket(conn, addr, text).enter(life)
+	g.newSocket(conn, held.conn, addr, text).enter(life)
 }
 
 // newSocket makes a socket; one whose token is refused only has to be closed.
-func (g *Gateway) newSocket(conn *websocket.Conn, addr netip.Addr, text string) *socket {
+func (g *Gateway) newSocket(conn *websocket.Conn, wire *corkedConn, addr netip.Addr, text string) *socket {
 	conn.SetReadLimit(int64(g.cfg.MaxFrame))
 	s := &socket{
-		gateway: g, conn: conn, ip: addr.String(), out: newQueue(g.cfg.SendQueue, g.cfg.SendBytes),
+		gateway: g, conn: conn, wire: wire, ip: addr.String(), out: newQueue(g.cfg.SendQueue, g.cfg.SendBytes),
 		log:      g.log.With().Str("ip", addr.String()).Logger(),
 		requests: rate.NewLimiter(rate.Limit(g.cfg.RequestRate), g.cfg.RequestBurst),
 		sampler:  newSampler(),

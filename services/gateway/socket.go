@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -48,6 +49,7 @@ type ending struct {
 type socket struct {
 	gateway *Gateway
 	conn    *websocket.Conn
+	wire    *corkedConn // what conn runs over
 	token   token.Token
 	ip      string
 	log     zerolog.Logger
@@ -200,10 +202,7 @@ func (s *socket) stopping() bool {
 func (s *socket) write(ctx context.Context) {
 	for {
 		frame, ok := s.out.next()
-		if !ok {
-			break
-		}
-		if !s.send(ctx, frame.data) {
+		if !ok || !s.sendAll(ctx, frame) {
 			break
 		}
 	}
@@ -217,23 +216,50 @@ func (s *socket) write(ctx context.Context) {
 	_ = s.conn.Close(websocket.StatusCode(end.code), end.text) // the peer may be gone
 }
 
-// send writes one frame. A peer that does not take it in time is a slow one.
-func (s *socket) send(ctx context.Context, frame []byte) bool {
-	timeout := writeTimeout + time.Duration(len(frame)/writeRate)*time.Second
-	bounded, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
+// sendAll writes a frame and what else waits by then, held together. A peer that
+// does not take it in time is a slow one.
+func (s *socket) sendAll(ctx context.Context, frame queued) bool {
 	s.busy.Add(1)
 	defer s.busy.Add(-1)
-	err := s.conn.Write(bounded, websocket.MessageText, frame)
+	s.wire.cork()
+	sent, err := len(frame.data), s.send(ctx, frame.data)
+	for err == nil && sent < corkBytes {
+		frame, more, _ := s.out.pop()
+		if !more {
+			break
+		}
+		sent, err = sent+len(frame.data), s.send(ctx, frame.data)
+	}
+	if flushed := s.wire.uncork(timeoutFor(sent)); err == nil {
+		err = flushed
+	}
 	if err == nil {
-		s.gateway.metrics.frames.Inc()
 		return true
 	}
-	if errors.Is(bounded.Err(), context.DeadlineExceeded) {
+	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded) {
 		s.slow()
 	}
 	s.stop(ending{reason: subjects.ClosedByClient, discard: true})
 	return false
+}
+
+// send writes one frame.
+func (s *socket) send(ctx context.Context, frame []byte) error {
+	bounded, cancel := context.WithTimeout(ctx, timeoutFor(len(frame)))
+	defer cancel()
+	err := s.conn.Write(bounded, websocket.MessageText, frame)
+	if err != nil && bounded.Err() != nil {
+		return bounded.Err()
+	}
+	if err == nil {
+		s.gateway.metrics.frames.Inc()
+	}
+	return err
+}
+
+// timeoutFor is how long a peer may take for so many bytes.
+func timeoutFor(n int) time.Duration {
+	return writeTimeout + time.Duration(n/writeRate)*time.Second
 }
 
 // slow closes a socket that does not keep up with its events.
