@@ -1,6 +1,7 @@
 // Package token mints access tokens: NATS user JWTs whose tags say which
 // tenant, agent, role and scopes the bearer has. It is also the command
-// bin/token.
+// bin/token, which besides makes the keys that sign, credentials for NATS, and
+// ends what was issued.
 //
 // Everything is checked before it becomes a tag: a tag "tenant:*" would open
 // every tenant.
