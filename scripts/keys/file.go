@@ -26,11 +26,11 @@ type pair struct {
 }
 
 // makeSeed makes the key in a file unless there is one.
-func makeSeed(path string, make func() (nkeys.KeyPair, error)) error {
+func makeSeed(path string, fresh func() (nkeys.KeyPair, error)) error {
 	if exists(path) {
 		return nil
 	}
-	key, err := make()
+	key, err := fresh()
 	if err != nil {
 		return fmt.Errorf("make key %s: %w", path, err)
 	}

@@ -43,7 +43,14 @@ func account(t *testing.T, ring *keys.Ring) *jwt.AccountClaims {
 	return claims
 }
 
-// access token claims of tenant acme.
+func userScope(t *testing.T, scope jwt.Scope) *jwt.UserScope {
+	t.Helper()
+	of, is := scope.(*jwt.UserScope)
+	require.True(t, is)
+	return of
+}
+
+// bearer are the claims of an access token of tenant acme.
 func bearer(t *testing.T, tags ...string) *jwt.UserClaims {
 	t.Helper()
 	user, err := nkeys.CreateUser()
@@ -130,7 +137,7 @@ func TestSignedByTheKeyThatMayGrantIt(t *testing.T) {
 	for _, issued := range []*jwt.UserClaims{agent, operator} {
 		scope, known := signers.GetScope(issued.Issuer)
 		require.True(t, known)
-		template := scope.(*jwt.UserScope).Template
+		template := userScope(t, scope).Template
 		require.Equal(t, jwt.StringList{">"}, template.Pub.Deny, "useless on NATS")
 		require.Equal(t, jwt.StringList{">"}, template.Sub.Deny)
 		require.NotEmpty(t, template.AllowedConnectionTypes)
@@ -182,7 +189,7 @@ func TestOlderDirectory(t *testing.T) {
 	require.Equal(t, old["account.nk"], ring.Account())
 	scope, known := account(t, ring).SigningKeys.GetScope(old["signing.nk"])
 	require.True(t, known)
-	require.Equal(t, string(access.Operator), scope.(*jwt.UserScope).Role)
+	require.Equal(t, string(access.Operator), userScope(t, scope).Role)
 	require.NotEqual(t, old["signing.nk"], sign(t, ring, bearer(t)).Issuer, "nothing new is signed with it")
 
 	require.NoError(t, ring.Remove(old["signing.nk"]))

@@ -146,7 +146,8 @@ func TestRevokeAndList(t *testing.T) {
 		for line := range strings.Lines(run(t, append([]string{"list", "--dir", dir, "--json"}, args...)...)) {
 			var one map[string]any
 			require.NoError(t, json.Unmarshal([]byte(line), &one))
-			out[one["id"].(string)] = one
+			id, _ := one["id"].(string)
+			out[id] = one
 		}
 		return out
 	}

@@ -160,7 +160,8 @@ func replaces(text, there string) (bool, error) {
 		return false, fmt.Errorf("read account: %w", err)
 	}
 	theirs, err := jwt.DecodeAccountClaims(there)
-	if err != nil || theirs.Subject != ours.Subject || theirs.Issuer != ours.Issuer {
+	ofOurs := err == nil && theirs.Subject == ours.Subject && theirs.Issuer == ours.Issuer
+	if !ofOurs {
 		return true, nil
 	}
 	if theirs.IssuedAt > ours.IssuedAt {

@@ -115,7 +115,7 @@ func TestRevocation(t *testing.T) {
 	spared := s.token(t, "--tenant", acme, "--agent", "spared")
 	bound := s.token(t, "--tenant", acme, "--agent", "bound", "--device", client.EncodePublicKey(public(key)))
 	here, there := s.enter(t, a, one, client.Options{}), s.enter(t, b, one, client.Options{})
-	safe, device := s.enter(t, a, spared, client.Options{}), s.enter(t, b, bound, client.Options{Key: key})
+	safe, device := s.enter(t, b, spared, client.Options{}), s.enter(t, b, bound, client.Options{Key: key})
 
 	require.Contains(t, s.tool(t, "revoke", "--id", s.listed(t, "one").ID), "in force at "+s.NATSURL)
 	requireThrownOut(t, here)
@@ -128,13 +128,13 @@ func TestRevocation(t *testing.T) {
 	s.tool(t, "revoke", "--device", client.EncodePublicKey(public(key)))
 	requireThrownOut(t, device)
 	again := s.token(t, "--tenant", acme, "--agent", "bound", "--device", client.EncodePublicKey(public(key)))
-	back := s.enter(t, a, again, client.Options{Key: key})
+	back := s.enter(t, b, again, client.Options{Key: key})
 
 	// What is revoked stays so for a gateway that starts later.
 	restarted := s.kill(a.PID)
 	s.run(restarted, a.URL)
 	s.requireShut(t, one)
-	safe, back = s.enter(t, a, spared, client.Options{}), s.enter(t, b, again, client.Options{Key: key})
+	s.enter(t, a, spared, client.Options{})
 
 	globex := s.connect(t, b, token.Grant{Tenant: "globex", Agent: "neighbor"}, client.Options{})
 	s.tool(t, "revoke", "--tenant", acme)

@@ -185,13 +185,15 @@ func TestRevocations(t *testing.T) {
 		change  func(*jwt.AccountClaims)
 		revoked bool
 	}{
-		"its subject":             {func(c *jwt.AccountClaims) { c.Revocations.Revoke(verified.Subject, issued) }, true},
-		"its subject, before":     {func(c *jwt.AccountClaims) { c.Revocations.Revoke(verified.Subject, issued.Add(-time.Second)) }, false},
-		"everybody":               {func(c *jwt.AccountClaims) { c.Revocations.Revoke(jwt.All, issued) }, true},
-		"its tenant":              {func(c *jwt.AccountClaims) { c.Tags.Add(access.RevokedTenant("acme", issued)) }, true},
-		"its tenant, before":      {func(c *jwt.AccountClaims) { c.Tags.Add(access.RevokedTenant("acme", issued.Add(-time.Second))) }, false},
-		"another tenant":          {func(c *jwt.AccountClaims) { c.Tags.Add(access.RevokedTenant("globex", issued)) }, false},
-		"its tenant, twice":       {func(c *jwt.AccountClaims) { c.Tags.Add(access.RevokedTenant("acme", issued), access.RevokedTenant("acme", issued.Add(-time.Hour))) }, true},
+		"its subject":         {func(c *jwt.AccountClaims) { c.Revocations.Revoke(verified.Subject, issued) }, true},
+		"its subject, before": {func(c *jwt.AccountClaims) { c.Revocations.Revoke(verified.Subject, issued.Add(-time.Second)) }, false},
+		"everybody":           {func(c *jwt.AccountClaims) { c.Revocations.Revoke(jwt.All, issued) }, true},
+		"its tenant":          {func(c *jwt.AccountClaims) { c.Tags.Add(access.RevokedTenant("acme", issued)) }, true},
+		"its tenant, before":  {func(c *jwt.AccountClaims) { c.Tags.Add(access.RevokedTenant("acme", issued.Add(-time.Second))) }, false},
+		"another tenant":      {func(c *jwt.AccountClaims) { c.Tags.Add(access.RevokedTenant("globex", issued)) }, false},
+		"its tenant, twice": {func(c *jwt.AccountClaims) {
+			c.Tags.Add(access.RevokedTenant("acme", issued), access.RevokedTenant("acme", issued.Add(-time.Hour)))
+		}, true},
 		"another subject":         {func(c *jwt.AccountClaims) { c.Revocations.Revoke(claims(t).Subject, issued) }, false},
 		"nothing, but other keys": {func(c *jwt.AccountClaims) { c.SigningKeys.Remove(public(t, r.office)) }, false},
 	} {
