@@ -112,8 +112,7 @@ func (r *Ring) refresh() error {
 }
 
 // change alters an account's claims and signs them anew, if that makes any
-// difference. The directory is locked. It takes up to a second when the last
-// change was in this very second.
+// difference. The directory is locked.
 func (r *Ring) change(name string, alter func(*jwt.AccountClaims) error) error {
 	claims, err := r.claims(name)
 	if err != nil {
@@ -139,8 +138,11 @@ func (r *Ring) change(name string, alter func(*jwt.AccountClaims) error) error {
 	if err != nil {
 		return err
 	}
-	// Whoever keeps the newest version tells by the second it was issued in.
-	time.Sleep(time.Until(time.Unix(claims.IssuedAt+1, 0)))
+	claims.Tags = access.NextGeneration(claims.Tags)
+	// The id of a JWT is a hash over times and names alone, and a server that
+	// knows one of that id does not look further.
+	version := access.VersionOf(0, claims.Tags).Generation
+	claims.Name = fmt.Sprintf("rollcall %s, version %d", name, version)
 	text, err := claims.Encode(key)
 	if err != nil {
 		return fmt.Errorf("describe account %s: %w", name, err)
@@ -163,7 +165,6 @@ func content(claims *jwt.AccountClaims) (string, error) {
 // describe states what this release knows of an account. Keys that were there
 // stay, revocations and tags too.
 func (r *Ring) describe(name string, claims *jwt.AccountClaims) error {
-	claims.Name = "rollcall " + name
 	if claims.Revocations == nil {
 		claims.Revocations = jwt.RevocationList{}
 	}

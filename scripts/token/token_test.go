@@ -77,6 +77,9 @@ func TestMintForDevice(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, []byte(public), raw, "the subject is the device's own key")
 	require.ElementsMatch(t, []string{"tenant:acme", "role:node"}, claims.Tags)
+	again, err := token.Mint(ring, token.Grant{Tenant: "acme", Role: "client", Device: device, TTL: time.Hour}, time.Now())
+	require.NoError(t, err)
+	require.NotEqual(t, claims.ID, decode(t, again).ID, "an id for each, even within a second")
 }
 
 func TestExpiryRoundsUpToWholeSeconds(t *testing.T) {

@@ -164,7 +164,7 @@ func replaces(text, there string) (bool, error) {
 	if !ofOurs {
 		return true, nil
 	}
-	if theirs.IssuedAt > ours.IssuedAt {
+	if access.VersionOf(ours.IssuedAt, ours.Tags).Before(access.VersionOf(theirs.IssuedAt, theirs.Tags)) {
 		return false, errors.New("a newer version of the account is there; this directory is a copy that was left behind")
 	}
 	return text != there, nil

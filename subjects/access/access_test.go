@@ -107,6 +107,22 @@ func TestRevokedTenantTag(t *testing.T) {
 	}
 }
 
+// TestVersions holds that the later of two changes wins, within a second too.
+func TestVersions(t *testing.T) {
+	t.Parallel()
+	tags := access.NextGeneration([]string{"colour:blue"})
+	require.Equal(t, []string{"colour:blue", "generation:1"}, tags)
+	tags = access.NextGeneration(tags)
+	require.Equal(t, []string{"colour:blue", "generation:2"}, tags)
+	require.Equal(t, access.Version{IssuedAt: 7, Generation: 2}, access.VersionOf(7, tags))
+	require.Equal(t, access.Version{IssuedAt: 7}, access.VersionOf(7, []string{"generation:x", "generation:-1", "generation"}))
+	for _, order := range [][2]access.Version{{{1, 9}, {2, 1}}, {{2, 1}, {2, 2}}, {{2, 0}, {2, 1}}} {
+		require.True(t, order[0].Before(order[1]))
+		require.False(t, order[1].Before(order[0]))
+	}
+	require.False(t, access.Version{2, 1}.Before(access.Version{2, 1}))
+}
+
 func TestWhoMayGrantWhat(t *testing.T) {
 	t.Parallel()
 	for _, role := range access.Roles() {

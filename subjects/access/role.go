@@ -1,10 +1,6 @@
 package access
 
-import (
-	"strconv"
-	"strings"
-	"time"
-)
+import "strings"
 
 // Role is what a user of NATS, or a key that issues tokens, is for.
 type Role string
@@ -59,23 +55,3 @@ func OperatorScope(scope string) bool { return strings.HasPrefix(scope, "operato
 
 // InboxPrefix starts every inbox of a user, whose public key it names.
 func InboxPrefix(user string) string { return "_INBOX_" + user }
-
-const revokedTenant = "revoked-tenant"
-
-// RevokedTenant is the tag of an account that revokes every access token of a
-// tenant issued up to a time.
-func RevokedTenant(tenant string, until time.Time) string {
-	return revokedTenant + ":" + tenant + ":" + strconv.FormatInt(until.Unix(), 10)
-}
-
-// ParseRevokedTenant reads such a tag. Found is false for a tag of another
-// kind, ok for one of this kind that makes no sense.
-func ParseRevokedTenant(tag string) (tenant string, until time.Time, found, ok bool) {
-	rest, found := strings.CutPrefix(tag, revokedTenant+":")
-	if !found {
-		return "", time.Time{}, false, true
-	}
-	tenant, seconds, _ := strings.Cut(rest, ":")
-	n, err := strconv.ParseInt(seconds, 10, 64)
-	return tenant, time.Unix(n, 0), true, err == nil && tenant != ""
-}

@@ -27,10 +27,10 @@ type Trust struct {
 // standing is one version of what counts. It is never changed.
 type standing struct {
 	// issuers may grant what their role may.
-	issuers  map[string]access.Role
-	revoked  jwt.RevocationList
-	tenants  map[string]time.Time
-	issuedAt int64
+	issuers map[string]access.Role
+	revoked jwt.RevocationList
+	tenants map[string]time.Time
+	version access.Version
 }
 
 // NewTrust trusts the given account public keys and no others, for ever and
@@ -84,7 +84,8 @@ func (t *Trust) Update(text string, now time.Time) error {
 	if claims.Expires != 0 && now.Unix() >= claims.Expires {
 		return ErrLapsed
 	}
-	if before := t.known.Load(); before != nil && claims.IssuedAt < before.issuedAt {
+	version := access.VersionOf(claims.IssuedAt, claims.Tags)
+	if before := t.known.Load(); before != nil && version.Before(before.version) {
 		return ErrOlder
 	}
 	next, err := readStanding(claims)
@@ -97,7 +98,7 @@ func (t *Trust) Update(text string, now time.Time) error {
 func readStanding(claims *jwt.AccountClaims) (*standing, error) {
 	s := &standing{
 		issuers: map[string]access.Role{}, revoked: claims.Revocations,
-		tenants: map[string]time.Time{}, issuedAt: claims.IssuedAt,
+		tenants: map[string]time.Time{}, version: access.VersionOf(claims.IssuedAt, claims.Tags),
 	}
 	for key, scope := range claims.SigningKeys {
 		if of, is := scope.(*jwt.UserScope); is && access.Role(of.Role).Issues() {
