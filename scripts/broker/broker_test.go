@@ -287,3 +287,26 @@ func TestChangedWhileDown(t *testing.T) {
 	err = trust.PushSettings(t.Context(), ring, trust.Target{URL: h.URL(), Admin: h.creds(t, keys.User{Role: access.Admin})})
 	require.ErrorContains(t, err, "a newer version of the account is there")
 }
+
+// TestPushToAServerOfOthers holds that where another operator is trusted the
+// gateways are told all the same, with credentials of that server.
+func TestPushToAServerOfOthers(t *testing.T) {
+	t.Parallel()
+	theirs := newHouse(t)
+	ours, err := keys.Create(t.TempDir())
+	require.NoError(t, err)
+	admin := theirs.creds(t, keys.User{Role: access.Admin})
+	require.NoError(t, trust.Push(t.Context(), ours, trust.Target{URL: theirs.URL(), Admin: admin}))
+	rows, err := theirs.admin.Bucket(t.Context(), subjects.BucketSettings)
+	require.NoError(t, err)
+	entry, err := rows.Get(t.Context(), subjects.SettingsAccount)
+	require.NoError(t, err)
+	text, err := ours.AccountJWT()
+	require.NoError(t, err)
+	require.Equal(t, text, string(entry.Value))
+
+	system := ours.CredsFile("system")
+	require.NoError(t, ours.KeepCreds(system, keys.User{Role: keys.System}, time.Now()))
+	err = trust.Push(t.Context(), ours, trust.Target{URL: theirs.URL(), System: system, Admin: admin})
+	require.ErrorIs(t, err, nats.ErrAuthorization, "their server does not take our word")
+}

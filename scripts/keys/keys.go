@@ -5,6 +5,7 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -107,6 +108,9 @@ func (r *Ring) makeSeeds() error {
 		return err
 	}
 	for _, name := range accountNames() {
+		if exists(r.path(name + jwtEnd)) {
+			continue // its seed may have been put away
+		}
 		if err := makeSeed(r.path(name+seedEnd), nkeys.CreateAccount); err != nil {
 			return err
 		}
@@ -119,26 +123,46 @@ func (r *Ring) makeSeeds() error {
 	return nil
 }
 
-// load reads who the operator and the accounts are.
+// load reads who the operator and the accounts are, and looks at the keys that
+// sign. Seeds may have been put away where their public halves are described.
 func (r *Ring) load() error {
-	operator, err := readSeed(r.path(operatorName+seedEnd), nkeys.IsValidPublicOperatorKey)
+	operator, err := r.public(operatorName, nkeys.IsValidPublicOperatorKey)
 	if err != nil {
 		return err
 	}
-	r.operator, r.accounts = operator.public, map[string]string{}
+	r.operator, r.accounts = operator, map[string]string{}
 	for _, name := range accountNames() {
-		account, err := readSeed(r.path(name+seedEnd), nkeys.IsValidPublicAccountKey)
-		if err != nil {
+		if r.accounts[name], err = r.public(name, nkeys.IsValidPublicAccountKey); err != nil {
 			return err
 		}
-		r.accounts[name] = account.public
 	}
 	for _, role := range access.Roles() {
-		if _, err := r.signer(role); err != nil {
+		if _, err := r.signer(role); err != nil && !errors.Is(err, ErrNone) {
 			return err
 		}
 	}
 	return nil
+}
+
+// public is the public key behind a seed, or that of whom the operator
+// describes where the seed is not there.
+func (r *Ring) public(name string, valid func(string) bool) (string, error) {
+	key, err := readSeed(r.path(name+seedEnd), valid)
+	if !errors.Is(err, ErrNone) {
+		return key.public, err
+	}
+	text, err := r.jwt(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", ErrNone
+	}
+	if err != nil {
+		return "", err
+	}
+	claims, err := jwt.Decode(text)
+	if err != nil || !valid(claims.Claims().Subject) {
+		return "", fmt.Errorf("%s: not a description of its kind", name+jwtEnd)
+	}
+	return claims.Claims().Subject, nil
 }
 
 // Dir is the directory.

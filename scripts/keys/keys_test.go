@@ -227,6 +227,30 @@ func TestLostOperator(t *testing.T) {
 	require.NoFileExists(t, filepath.Join(dir, "operator.nk"))
 }
 
+// TestSeedsPutAway holds that nothing needs the seeds of accounts once there is
+// a key for every role, and nothing but changes that of the operator.
+func TestSeedsPutAway(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	before := create(t, dir)
+	for _, name := range []string{"account.nk", "producers.nk", "system.nk"} {
+		require.NoError(t, os.Remove(filepath.Join(dir, name)))
+	}
+	ring := create(t, dir)
+	require.Equal(t, before.Account(), ring.Account())
+	require.NoFileExists(t, filepath.Join(dir, "account.nk"))
+	require.NoError(t, ring.RevokeTenant("acme", time.Now()))
+
+	require.NoError(t, os.Remove(filepath.Join(dir, "operator.nk")))
+	ring, err := keys.Open(dir)
+	require.NoError(t, err)
+	require.Equal(t, before.Operator(), ring.Operator())
+	claims := bearer(t)
+	claims.Tags[0] = "tenant:globex"
+	sign(t, ring, claims)
+	require.ErrorIs(t, ring.RevokeTenant("globex", time.Now()), keys.ErrNone)
+}
+
 // TestForeignAccount holds that an account described by somebody else is not
 // taken for ours.
 func TestForeignAccount(t *testing.T) {

@@ -20,13 +20,19 @@ const pushTimeout = 10 * time.Second
 
 // delivery says where changed accounts are taken to.
 type delivery struct {
-	url string
-	no  bool
+	url   string
+	creds string
+	no    bool
 }
 
 func (d *delivery) settings(s *daemon.Settings) {
-	s.String(&d.url, "nats-url", "", "NATS server to tell; that of the stack by default")
+	d.placeSettings(s)
 	s.Bool(&d.no, "no-push", false, "only change the directory; bin/token push tells the rest")
+}
+
+func (d *delivery) placeSettings(s *daemon.Settings) {
+	s.String(&d.url, "nats-url", "", "NATS server to tell; that of the stack by default")
+	s.String(&d.creds, "nats-creds", "", "creds file that may write SETTINGS on a server that trusts another operator; then only the gateways are told")
 }
 
 // deliver takes the accounts to NATS and to the gateways, and says so. What was
@@ -49,11 +55,14 @@ func (d *delivery) push(ctx context.Context, ring *keys.Ring) error {
 		}
 		d.url = strings.TrimSpace(string(data))
 	}
+	ctx, cancel := context.WithTimeout(ctx, pushTimeout)
+	defer cancel()
+	if d.creds != "" {
+		return trust.Push(ctx, ring, trust.Target{URL: d.url, Admin: d.creds})
+	}
 	if err := keepOperators(ring); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, pushTimeout)
-	defer cancel()
 	return trust.Push(ctx, ring, trust.Target{URL: d.url, System: ring.CredsFile("system"), Admin: ring.CredsFile("admin")})
 }
 
@@ -65,7 +74,7 @@ func runPush(ctx context.Context, args, env []string, stdout io.Writer) error {
 	)
 	settings := daemon.NewSettings(process)
 	dirSetting(settings, &dir)
-	settings.String(&to.url, "nats-url", "", "NATS server to tell; that of the stack by default")
+	to.placeSettings(settings)
 	if err := settings.Parse(args, env); err != nil {
 		return err
 	}
