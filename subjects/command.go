@@ -101,7 +101,7 @@ func (c Command) Validate() error {
 		return Invalid("issued_at", "is required")
 	case c.Deadline.IsZero():
 		return Invalid("deadline", "is required")
-	case len(c.Payload) == 0 || c.Payload[0] != '{':
+	case !isObject(c.Payload):
 		return Invalid("payload", "must be an object")
 	default:
 		return nil

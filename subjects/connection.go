@@ -36,26 +36,26 @@ const (
 
 // Capability is something a peer can do.
 type Capability struct {
-	ID      string `json:"id"`
-	Version string `json:"version,omitempty"`
+	ID      string `json:"id" schema:"text,least=1"`
+	Version string `json:"version,omitempty" schema:"text"`
 }
 
 // ConnectionOpened is the payload of connection.opened: a socket was
 // authenticated. It is published before the peer is told so.
 type ConnectionOpened struct {
-	ConnectionID string `json:"connection_id"`
-	InstanceID   string `json:"instance_id"`
+	ConnectionID string `json:"connection_id" schema:"uuid"`
+	InstanceID   string `json:"instance_id" schema:"instance"`
 	// GatewayID and Incarnation name the gateway process that owns the
 	// connection.
-	GatewayID   string `json:"gateway_id"`
-	Incarnation string `json:"incarnation"`
-	Role        string `json:"role"`
+	GatewayID   string `json:"gateway_id" schema:"instance"`
+	Incarnation string `json:"incarnation" schema:"uuid"`
+	Role        string `json:"role" schema:"role"`
 	// IP is the address the gateway observed.
-	IP           string       `json:"ip"`
-	Host         string       `json:"host,omitempty"`
-	Version      string       `json:"version,omitempty"`
-	Mode         string       `json:"mode,omitempty"`
-	Capabilities []Capability `json:"capabilities,omitempty"`
+	IP           string       `json:"ip" schema:"ip"`
+	Host         string       `json:"host,omitempty" schema:"text"`
+	Version      string       `json:"version,omitempty" schema:"text"`
+	Mode         string       `json:"mode,omitempty" schema:"mode"`
+	Capabilities []Capability `json:"capabilities,omitempty" schema:"most=64"`
 }
 
 // Validate refuses a payload that would make a row nobody can own or close.
@@ -76,9 +76,9 @@ func (p ConnectionOpened) Validate() error {
 
 // ConnectionClosed is the payload of connection.closed.
 type ConnectionClosed struct {
-	ConnectionID string `json:"connection_id"`
-	InstanceID   string `json:"instance_id"`
-	Reason       string `json:"reason"`
+	ConnectionID string `json:"connection_id" schema:"uuid"`
+	InstanceID   string `json:"instance_id" schema:"instance"`
+	Reason       string `json:"reason" schema:"closed_reason"`
 	// Code is the WebSocket close code, where one was sent or received.
 	Code int `json:"code,omitempty"`
 }
@@ -95,20 +95,20 @@ func (p ConnectionClosed) Validate() error {
 // Reported is what a peer says of itself in a beacon. Host and IP are kept
 // apart from what the gateway observed.
 type Reported struct {
-	Host    string `json:"host,omitempty"`
-	IP      string `json:"ip,omitempty"`
-	Version string `json:"version,omitempty"`
-	Mode    string `json:"mode,omitempty"`
+	Host    string `json:"host,omitempty" schema:"text"`
+	IP      string `json:"ip,omitempty" schema:"ip"`
+	Version string `json:"version,omitempty" schema:"text"`
+	Mode    string `json:"mode,omitempty" schema:"mode"`
 }
 
 // ConnectionBeacon is the payload of connection.beacon: a peer's own word on
 // how it is. Absent keys leave the row's values as they are.
 type ConnectionBeacon struct {
-	ConnectionID     string          `json:"connection_id"`
-	InstanceID       string          `json:"instance_id"`
+	ConnectionID     string          `json:"connection_id" schema:"uuid"`
+	InstanceID       string          `json:"instance_id" schema:"instance"`
 	Reported         Reported        `json:"reported"`
-	LastInputSeconds *int64          `json:"last_input_seconds,omitempty"`
-	Metadata         json.RawMessage `json:"metadata,omitempty"`
+	LastInputSeconds *int64          `json:"last_input_seconds,omitempty" schema:"whole,least=0"`
+	Metadata         json.RawMessage `json:"metadata,omitempty" schema:"object"`
 }
 
 // Validate refuses malformed ids and values out of bounds.
@@ -116,7 +116,7 @@ func (p ConnectionBeacon) Validate() error {
 	return first(
 		CheckUUID("connection_id", p.ConnectionID),
 		CheckInstance("instance_id", p.InstanceID),
-		CheckReported(p.Reported),
+		within("reported", CheckReported(p.Reported)),
 		CheckLastInput(p.LastInputSeconds),
 		CheckMetadata("metadata", p.Metadata),
 	)
@@ -173,7 +173,7 @@ func CheckMetadata(field string, raw json.RawMessage) error {
 		return nil
 	case len(raw) > maxMetadata:
 		return Invalid(field, "must be at most 8 KiB")
-	case raw[0] != '{':
+	case !isObject(raw):
 		return Invalid(field, "must be an object")
 	default:
 		return nil
@@ -186,11 +186,12 @@ func CheckCapabilities(field string, cs []Capability) error {
 	if len(cs) > maxCapabilities {
 		return Invalid(field, "must hold at most 64")
 	}
-	for _, c := range cs {
+	for i, c := range cs {
+		place := indexed(field, i)
 		if c.ID == "" {
-			return Invalid(field+".id", "is required")
+			return Invalid(place+".id", "is required")
 		}
-		if err := first(CheckText(field+".id", c.ID), CheckText(field+".version", c.Version)); err != nil {
+		if err := first(CheckText(place+".id", c.ID), CheckText(place+".version", c.Version)); err != nil {
 			return err
 		}
 	}
@@ -224,14 +225,20 @@ func checkReportedIP(s string) error {
 	return checkIP("ip", s)
 }
 
+// ClosedReasons returns the values that the reason of connection.closed may
+// have.
+func ClosedReasons() []string {
+	return []string{
+		ClosedByClient, ClosedHeartbeatTimeout, ClosedGatewayDraining, ClosedGatewayLost,
+		ClosedSlowConsumer, ClosedTokenExpired, ClosedTokenRevoked, ClosedProtocolError,
+	}
+}
+
 func checkClosedReason(reason string) error {
-	switch reason {
-	case ClosedByClient, ClosedHeartbeatTimeout, ClosedGatewayDraining, ClosedGatewayLost,
-		ClosedSlowConsumer, ClosedTokenExpired, ClosedTokenRevoked, ClosedProtocolError:
-		return nil
-	default:
+	if !slices.Contains(ClosedReasons(), reason) {
 		return Invalid("reason", "must be one of connection.closed's")
 	}
+	return nil
 }
 
 // first returns the first error that is not nil.

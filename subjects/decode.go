@@ -2,13 +2,10 @@ package subjects
 
 import (
 	"bytes"
-	"encoding"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"reflect"
 	"strings"
-	"time"
 	"unicode/utf8"
 )
 
@@ -24,13 +21,10 @@ import (
 // us and another to the next reader.
 func Decode[T any](data []byte) (T, error) {
 	var v T
-	if !utf8.Valid(data) {
-		return v, Invalid("", "must be UTF-8")
+	if err := checkJSON("", data); err != nil {
+		return v, err
 	}
-	if !json.Valid(data) {
-		return v, Invalid("", "must be one JSON value")
-	}
-	if err := checkKeys(reflect.TypeFor[T](), data, ""); err != nil {
+	if err := closed.value(shapeOf(reflect.TypeFor[T]()), bytes.TrimSpace(data), ""); err != nil {
 		return v, err
 	}
 	if err := json.Unmarshal(data, &v); err != nil {
@@ -39,178 +33,24 @@ func Decode[T any](data []byte) (T, error) {
 	return v, nil
 }
 
+// checkJSON refuses what is not exactly one JSON value in UTF-8.
+func checkJSON(field string, data []byte) error {
+	if !utf8.Valid(data) {
+		return Invalid(field, "must be UTF-8")
+	}
+	if !json.Valid(data) {
+		return Invalid(field, "must be one JSON value")
+	}
+	return nil
+}
+
 // decodeProblem turns an error of encoding/json into one that names the field.
 func decodeProblem(err error) *Problem {
 	if typeError, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
-		return Invalid(typeError.Field, "must be "+jsonKind(typeError.Type)+", not "+cut(typeError.Value))
+		kind := (&shape{typ: typeError.Type}).kind()
+		return Invalid(typeError.Field, "must be "+kind+", not "+cut(typeError.Value))
 	}
 	return Invalid("", cut(err.Error()))
-}
-
-func jsonKind(t reflect.Type) string {
-	switch t.Kind() {
-	case reflect.String:
-		return "a string"
-	case reflect.Bool:
-		return "true or false"
-	case reflect.Slice, reflect.Array:
-		return "an array"
-	case reflect.Struct, reflect.Map:
-		return "an object"
-	case reflect.Int, reflect.Int64, reflect.Int32, reflect.Uint, reflect.Uint64, reflect.Uint32:
-		return "a whole number"
-	case reflect.Pointer:
-		return jsonKind(t.Elem())
-	default:
-		return "a " + t.Kind().String()
-	}
-}
-
-// checkKeys walks a JSON value beside the type that will hold it. Data is
-// valid JSON.
-func checkKeys(t reflect.Type, data []byte, path string) error {
-	for t.Kind() == reflect.Pointer {
-		t = t.Elem()
-	}
-	if t.Kind() == reflect.Interface || t == reflect.TypeFor[json.RawMessage]() {
-		return nil
-	}
-	data = bytes.TrimSpace(data)
-	if string(data) == "null" {
-		return Invalid(path, "must be left out rather than null")
-	}
-	switch {
-	case decodesItself(t):
-		return checkItself(t, data, path)
-	case (t.Kind() == reflect.Struct || t.Kind() == reflect.Map) && data[0] == '{':
-		return checkObject(t, data, path)
-	case (t.Kind() == reflect.Slice || t.Kind() == reflect.Array) && data[0] == '[':
-		return checkArray(t.Elem(), data, path)
-	default:
-		// A mismatch of kinds is for Unmarshal to report.
-		return nil
-	}
-}
-
-func decodesItself(t reflect.Type) bool {
-	p := reflect.PointerTo(t)
-	return p.Implements(reflect.TypeFor[json.Unmarshaler]()) || p.Implements(reflect.TypeFor[encoding.TextUnmarshaler]())
-}
-
-// checkItself tries a value that decodes itself (time.Time), because the error
-// that Unmarshal has for it names no field.
-func checkItself(t reflect.Type, data []byte, path string) error {
-	err := json.Unmarshal(data, reflect.New(t).Interface())
-	switch isTime := t == reflect.TypeFor[time.Time](); {
-	case isTime && (err != nil || isLooseTime(data)):
-		return Invalid(path, "must be an RFC 3339 time")
-	case err != nil:
-		return Invalid(path, "has the wrong form")
-	default:
-		return nil
-	}
-}
-
-// isLooseTime finds what package time reads and RFC 3339 does not allow: a
-// comma before the fraction, and an hour of one digit. Data is a JSON string
-// that is a time otherwise.
-func isLooseTime(data []byte) bool {
-	return bytes.IndexByte(data, ',') >= 0 || data[len(`"2006-01-02T15`)] != ':'
-}
-
-// checkObject checks an object beside a struct, or beside a map, whose keys
-// are free.
-func checkObject(t reflect.Type, data []byte, path string) error {
-	typeOf := memberTypes(t)
-	decoder := json.NewDecoder(bytes.NewReader(data))
-	if _, err := decoder.Token(); err != nil {
-		return decodeProblem(err)
-	}
-	seen := map[string]bool{}
-	for decoder.More() {
-		token, err := decoder.Token()
-		if err != nil {
-			return decodeProblem(err)
-		}
-		key := fmt.Sprint(token)
-		field := join(path, key)
-		memberType, known := typeOf(key)
-		if !known {
-			return Invalid(field, "is not a known key")
-		}
-		if seen[key] {
-			return Invalid(field, "must not come twice")
-		}
-		seen[key] = true
-		var raw json.RawMessage
-		if err := decoder.Decode(&raw); err != nil {
-			return decodeProblem(err)
-		}
-		if err := checkKeys(memberType, raw, field); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func checkArray(t reflect.Type, data []byte, path string) error {
-	var items []json.RawMessage
-	if err := json.Unmarshal(data, &items); err != nil {
-		return decodeProblem(err)
-	}
-	for i, item := range items {
-		if err := checkKeys(t, item, fmt.Sprintf("%s[%d]", path, i)); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// memberTypes returns what tells whether an object may have a key, and the
-// type of its value.
-func memberTypes(t reflect.Type) func(key string) (reflect.Type, bool) {
-	if t.Kind() == reflect.Map {
-		return func(string) (reflect.Type, bool) { return t.Elem(), true }
-	}
-	fields := fieldsOf(t)
-	return func(key string) (reflect.Type, bool) {
-		member, known := fields[key]
-		return member, known
-	}
-}
-
-// fieldsOf maps the JSON keys of a struct to their types. As in encoding/json,
-// an embedded struct lends its keys, and the struct's own hide them.
-func fieldsOf(t reflect.Type) map[string]reflect.Type {
-	fields := make(map[string]reflect.Type, t.NumField())
-	for f := range t.Fields() {
-		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
-		embedded := f.Type
-		if embedded.Kind() == reflect.Pointer {
-			embedded = embedded.Elem()
-		}
-		switch {
-		case f.Anonymous && name == "" && embedded.Kind() == reflect.Struct:
-			for key, lent := range fieldsOf(embedded) {
-				if _, own := fields[key]; !own {
-					fields[key] = lent
-				}
-			}
-		case name == "-" || !f.IsExported():
-		case name == "":
-			fields[f.Name] = f.Type
-		default:
-			fields[name] = f.Type
-		}
-	}
-	return fields
-}
-
-func join(path, key string) string {
-	if path == "" {
-		return cut(key)
-	}
-	return path + "." + cut(key)
 }
 
 // cut shortens a peer's text that goes into an error.

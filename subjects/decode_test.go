@@ -78,6 +78,34 @@ func TestDecodeReadsEveryKind(t *testing.T) {
 	require.Empty(t, got.private)
 }
 
+// knot is a type that holds itself.
+type knot struct {
+	Name string          `json:"name"`
+	In   *knot           `json:"in"`
+	All  []knot          `json:"all"`
+	By   map[string]knot `json:"by"`
+}
+
+// TestDecodeFindsTheParts: the text is cut by its brackets and quotes, wherever
+// there is space and whatever the strings hold.
+func TestDecodeFindsTheParts(t *testing.T) {
+	t.Parallel()
+	texts := []string{
+		`{}`, ` { } `, `{"all":[]}`, `{"all":[ ]}`, `{"all":[{}]}`, "{\t\"all\"\r\n: [ { } ,\n{ \"name\" : \"]}\" } ] }",
+		`{"name":"\"}","in":{"name":"\\"},"all":[{"name":"["},{"name":"\\\"{"}]}`,
+		`{"\u006eame":"a","in":{"in":{"in":{}}},"by":{"":{},"a b":{"by":{"{":{}}},"\"":{"all":[{}]}}}`,
+	}
+	for _, text := range texts {
+		var standard knot
+		require.NoError(t, json.Unmarshal([]byte(text), &standard), text)
+		got, err := subjects.Decode[knot]([]byte(text))
+		require.NoError(t, err, text)
+		require.Equal(t, standard, got, text)
+	}
+	_, err := subjects.Decode[knot]([]byte(`{"in":{"all":[{},{"by":{"a\"":{"in":{"x":1}}}}]}}`))
+	requireInvalid(t, err, `in.all[1].by.a".in.x`)
+}
+
 func TestDecodeNamesFieldAndRule(t *testing.T) {
 	t.Parallel()
 	const (
@@ -121,12 +149,16 @@ func TestDecodeNamesFieldAndRule(t *testing.T) {
 		{"null in any map", `{"any_map":null}`, "any_map", null},
 		{"number for string", `{"name":1}`, "name", "must be a string, not number"},
 		{"string for number", `{"count":"1"}`, "count", "must be a whole number, not string"},
-		{"fraction", `{"count":1.5}`, "count", "must be a whole number, not number 1.5"},
-		{"overflow", `{"count":9223372036854775808}`, "count", "must be a whole number, not number 9223372036854775808"},
-		{"negative count", `{"weights":{"a":-1}}`, "weights", "must be a whole number, not number -1"},
+		{"fraction", `{"count":1.5}`, "count", "must be a whole number"},
+		{"overflow", `{"count":9223372036854775808}`, "count", "is out of range"},
+		{"negative count", `{"weights":{"a":-1}}`, "weights.a", "must be a whole number of 0 or more"},
 		{"string for bool", `{"urgent":"true"}`, "urgent", "must be true or false, not string"},
 		{"array for object", `{"from":[]}`, "from", "must be an object, not array"},
 		{"object for array", `{"copies":{}}`, "copies", "must be an array, not object"},
+		{"mismatch in array", `{"copies":[{},{"city":1}]}`, "copies[1].city", "must be a string, not number"},
+		{"array item of another kind", `{"copies":[{},"a"]}`, "copies[1]", "must be an object, not string"},
+		{"mismatch in map", `{"by_role":{"a":{"cents":{}}}}`, "by_role.a.cents", "must be a whole number, not object"},
+		{"exponent", `{"count":1e3}`, "count", "must be a whole number"},
 		{"nested mismatch", `{"from":{"stamp":{"cents":"x"}}}`, "from.stamp.cents", "must be a whole number, not string"},
 		{"array document", `[]`, "", "must be an object, not array"},
 		{"string document", `"a"`, "", "must be an object, not string"},

@@ -19,4 +19,9 @@
 // Readers of rows and events ignore keys they do not know (plain
 // encoding/json). What a peer sends is decoded by [Decode], which refuses
 // them and names the field and the rule.
+//
+// [Catalog] lists the types of events, rollcall's own and those that producers
+// have in common. [CheckPayload] holds an event's payload to its type where it
+// enters: strictly in what the type has, and open to keys that it will have.
+// The folder schema holds the same as JSON Schema, testdata an example of each.
 package subjects

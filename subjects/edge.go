@@ -84,7 +84,7 @@ func (m EdgeRequest) Validate() error {
 	if m.TimeoutMS < 1 || m.TimeoutMS > MaxLeaseTimeoutMS {
 		return Invalid("timeout_ms", "must be 1 to 86400000")
 	}
-	if len(m.Payload) == 0 || m.Payload[0] != '{' {
+	if !isObject(m.Payload) {
 		return Invalid("payload", "must be an object")
 	}
 	return first(CheckUUID("request_id", m.RequestID), CheckType("type", m.Type))

@@ -94,7 +94,7 @@ func DecodeEvent(data []byte) (Event, error) {
 	if e.OccurredAt.Location() != time.UTC {
 		return Event{}, Invalid("occurred_at", "must end in Z")
 	}
-	if len(e.Payload) == 0 || e.Payload[0] != '{' {
+	if !isObject(e.Payload) {
 		return Event{}, Invalid("payload", "must be an object")
 	}
 	if err := e.Scope.Validate(); err != nil {

@@ -7,9 +7,9 @@ import (
 
 // LeaseRow is a lease as peers and events see it.
 type LeaseRow struct {
-	LeaseID        string          `json:"lease_id"`
-	AgentID        string          `json:"agent_id"`
-	ConnectionID   string          `json:"connection_id"`
+	LeaseID        string          `json:"lease_id" schema:"uuid"`
+	AgentID        string          `json:"agent_id" schema:"agent"`
+	ConnectionID   string          `json:"connection_id" schema:"uuid"`
 	Resource       string          `json:"resource"`
 	State          string          `json:"state"`
 	Verdict        *Verdict        `json:"verdict,omitempty"`

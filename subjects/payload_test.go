@@ -59,10 +59,10 @@ func TestConnectionOpenedValidate(t *testing.T) {
 		{"unknown mode", func(p *p) { p.Mode = "robot" }, "mode"},
 		{"64 capabilities", func(p *p) { p.Capabilities = capabilities(64) }, ""},
 		{"65 capabilities", func(p *p) { p.Capabilities = capabilities(65) }, "capabilities"},
-		{"capability without id", func(p *p) { p.Capabilities[1].ID = "" }, "capabilities.id"},
+		{"capability without id", func(p *p) { p.Capabilities[1].ID = "" }, "capabilities[1].id"},
 		{"capability without version", func(p *p) { p.Capabilities[1].Version = "" }, ""},
-		{"long capability", func(p *p) { p.Capabilities[1].ID = strings.Repeat("c", 257) }, "capabilities.id"},
-		{"long capability version", func(p *p) { p.Capabilities[1].Version = strings.Repeat("1", 257) }, "capabilities.version"},
+		{"long capability", func(p *p) { p.Capabilities[1].ID = strings.Repeat("c", 257) }, "capabilities[1].id"},
+		{"long capability version", func(p *p) { p.Capabilities[1].Version = strings.Repeat("1", 257) }, "capabilities[1].version"},
 	})
 }
 
@@ -100,11 +100,11 @@ func TestConnectionBeaconValidate(t *testing.T) {
 		{"no connection", func(p *p) { p.ConnectionID = "" }, "connection_id"},
 		{"no instance", func(p *p) { p.InstanceID = "" }, "instance_id"},
 		{"says nothing", func(p *p) { p.Reported, p.LastInputSeconds, p.Metadata = subjects.Reported{}, nil, nil }, ""},
-		{"long host", func(p *p) { p.Reported.Host = strings.Repeat("h", 257) }, "host"},
-		{"no such address", func(p *p) { p.Reported.IP = "300.1.1.1" }, "ip"},
-		{"long zone", func(p *p) { p.Reported.IP = "fe80::1%" + strings.Repeat("x", 9000) }, "ip"},
-		{"tab in version", func(p *p) { p.Reported.Version = "\t" }, "version"},
-		{"unknown mode", func(p *p) { p.Reported.Mode = "CLI" }, "mode"},
+		{"long host", func(p *p) { p.Reported.Host = strings.Repeat("h", 257) }, "reported.host"},
+		{"no such address", func(p *p) { p.Reported.IP = "300.1.1.1" }, "reported.ip"},
+		{"long zone", func(p *p) { p.Reported.IP = "fe80::1%" + strings.Repeat("x", 9000) }, "reported.ip"},
+		{"tab in version", func(p *p) { p.Reported.Version = "\t" }, "reported.version"},
+		{"unknown mode", func(p *p) { p.Reported.Mode = "CLI" }, "reported.mode"},
 		{"input just now", func(p *p) { p.LastInputSeconds = new(int64(0)) }, ""},
 		{"input to come", func(p *p) { p.LastInputSeconds = new(int64(-1)) }, "last_input_seconds"},
 		{"metadata array", func(p *p) { p.Metadata = json.RawMessage(`[]`) }, "metadata"},
@@ -145,6 +145,8 @@ func TestPresencePayloadsValidate(t *testing.T) {
 	testValidate(t, sampleChanged, []change[subjects.PresenceChanged]{
 		{"no agent", func(p *subjects.PresenceChanged) { p.AgentID = "" }, "agent_id"},
 		{"agent with a dot", func(p *subjects.PresenceChanged) { p.AgentID = "a.b" }, "agent_id"},
+		{"no status", func(p *subjects.PresenceChanged) { p.Status = "" }, "status"},
+		{"unknown status before", func(p *subjects.PresenceChanged) { p.Previous = "busy" }, "previous"},
 	})
 	testValidate(t, func() subjects.PresenceUpserted {
 		return subjects.PresenceUpserted{Entry: sampleInstanceRow()}

@@ -2,6 +2,7 @@ package subjects
 
 import (
 	"encoding/json"
+	"slices"
 	"time"
 )
 
@@ -92,9 +93,9 @@ func (r AgentRow) Leases() int {
 // PresenceChanged is the payload of presence.changed, emitted if and only if
 // an agent's status changed.
 type PresenceChanged struct {
-	AgentID  string `json:"agent_id"`
-	Status   Status `json:"status"`
-	Previous Status `json:"previous"`
+	AgentID  string `json:"agent_id" schema:"agent"`
+	Status   Status `json:"status" schema:"status"`
+	Previous Status `json:"previous" schema:"status"`
 	Reason   string `json:"reason"`
 	// Connections and Leases are counts.
 	Connections int       `json:"connections"`
@@ -102,8 +103,24 @@ type PresenceChanged struct {
 	Since       time.Time `json:"since"`
 }
 
-// Validate refuses a payload without an agent.
-func (p PresenceChanged) Validate() error { return CheckAgent("agent_id", p.AgentID) }
+// Validate refuses a payload without an agent, and a status that there is not.
+func (p PresenceChanged) Validate() error {
+	return first(
+		CheckAgent("agent_id", p.AgentID),
+		checkStatus("status", p.Status),
+		checkStatus("previous", p.Previous),
+	)
+}
+
+// Statuses returns the values that a status may have.
+func Statuses() []Status { return []Status{StatusOffline, StatusOnline, StatusWorking} }
+
+func checkStatus(field string, s Status) error {
+	if !slices.Contains(Statuses(), s) {
+		return Invalid(field, "must be offline, online or working")
+	}
+	return nil
+}
 
 // Reasons of an instance row.
 const (
@@ -125,7 +142,7 @@ type ReportedAddress struct {
 // InstanceRow is the row <tenant_id>.instance.<instance_id> of PRESENCE. It is
 // a diagnostic surface: nothing decides by it.
 type InstanceRow struct {
-	InstanceID string `json:"instance_id"`
+	InstanceID string `json:"instance_id" schema:"instance"`
 	Role       string `json:"role"`
 	Host       string `json:"host,omitempty"`
 	// IP is the address the gateway observed.
@@ -225,7 +242,7 @@ const (
 
 // PresencePruned is the payload of presence.pruned.
 type PresencePruned struct {
-	InstanceID string `json:"instance_id"`
+	InstanceID string `json:"instance_id" schema:"instance"`
 	Reason     string `json:"reason"`
 }
 
@@ -246,7 +263,7 @@ const (
 
 // AuditRecord is the payload of audit.<name>.
 type AuditRecord struct {
-	AgentID             string `json:"agent_id"`
+	AgentID             string `json:"agent_id" schema:"agent"`
 	LeaseID             string `json:"lease_id,omitempty"`
 	Kind                string `json:"kind,omitempty"`
 	StaleConnectionID   string `json:"stale_connection_id,omitempty"`

@@ -23,6 +23,8 @@ const (
 	ClassInstancePresence
 	// ClassAudit is audit.agent.<agent_id>.<name>.
 	ClassAudit
+	// ClassEventAudit is audit.event.<name>.
+	ClassEventAudit
 	// ClassEvent is event.<category>.<name…>.
 	ClassEvent
 	// ClassLeaseCommand is lease.<lease_id>.<command>.
@@ -83,6 +85,12 @@ func Audit(tenant, agent, name string) Subject {
 	return Subject{Class: ClassAudit, Tenant: tenant, Agent: agent, Name: name}
 }
 
+// EventAudit is the subject of an audit event about another event, which
+// concerns no agent.
+func EventAudit(tenant, name string) Subject {
+	return Subject{Class: ClassEventAudit, Tenant: tenant, Name: name}
+}
+
 // ProducerEvent is the subject of an event of any producer; its type's dots
 // become the subject's.
 func ProducerEvent(tenant, eventType string) Subject {
@@ -120,6 +128,8 @@ func (s Subject) rest() string {
 		return "presence.instance." + s.Instance + "." + s.Name
 	case ClassAudit:
 		return "audit.agent." + s.Agent + "." + s.Name
+	case ClassEventAudit:
+		return "audit.event." + s.Name
 	case ClassEvent:
 		return "event." + s.Name
 	case ClassLeaseCommand:
@@ -132,7 +142,8 @@ func (s Subject) rest() string {
 }
 
 // Type is the type of the events on this subject: "connection.opened",
-// "lease.granted", "presence.changed", "audit.<name>", or the producer's own.
+// "lease.granted", "presence.changed", "audit.<name>", "audit.event.<name>", or
+// the producer's own.
 // It is empty for commands and edge subjects, which carry no events.
 func (s Subject) Type() string {
 	switch s.Class {
@@ -144,6 +155,8 @@ func (s Subject) Type() string {
 		return "presence." + s.Name
 	case ClassAudit:
 		return "audit." + s.Name
+	case ClassEventAudit:
+		return "audit.event." + s.Name
 	case ClassEvent:
 		return s.Name
 	case ClassLeaseCommand, ClassEdge:
@@ -195,6 +208,9 @@ func (s *Subject) parseFamily(family string, t []string) bool {
 	case family == "audit" && len(t) == 3 && t[0] == "agent":
 		s.Class, s.Agent, s.Name = ClassAudit, t[1], t[2]
 		return validName(s.Agent) && validWord(s.Name)
+	case family == "audit" && len(t) == 2 && t[0] == "event":
+		s.Class, s.Name = ClassEventAudit, t[1]
+		return validWord(s.Name)
 	case family == "lease" && len(t) == 2:
 		s.Class, s.Lease, s.Name = ClassLeaseCommand, t[0], t[1]
 		return validUUID(s.Lease) && validWord(s.Name)

@@ -33,6 +33,7 @@ func samples() []struct {
 		{subjects.InstancePresence("acme", deviceID, "upserted"), "tenant.acme.presence.instance." + deviceID + ".upserted", "presence.upserted"},
 		{subjects.InstancePresence("acme", deviceID, "pruned"), "tenant.acme.presence.instance." + deviceID + ".pruned", "presence.pruned"},
 		{subjects.Audit("acme", "ada", subjects.AuditStaleConnection), "tenant.acme.audit.agent.ada.lease_callback_from_stale_connection", "audit.lease_callback_from_stale_connection"},
+		{subjects.EventAudit("acme", subjects.AuditRejected), "tenant.acme.audit.event.rejected", "audit.event.rejected"},
 		{subjects.ProducerEvent("acme", "heartbeat"), "tenant.acme.event.heartbeat", "heartbeat"},
 		{subjects.ProducerEvent("acme", "run.step.started"), "tenant.acme.event.run.step.started", "run.step.started"},
 		{subjects.ProducerEvent("0-_", "a.b.c.d.e.f.g.h"), "tenant.0-_.event.a.b.c.d.e.f.g.h", "a.b.c.d.e.f.g.h"},
@@ -136,6 +137,8 @@ func TestParseRefuses(t *testing.T) {
 		"audit": {
 			"tenant.acme.audit.agent.ada", "tenant.acme.audit.agent.ada.", "tenant.acme.audit.agent.ada.Name", "tenant.acme.audit.agent.ada.a-b",
 			"tenant.acme.audit.agent.ada.1st", "tenant.acme.audit.agent.ada." + long, "tenant.acme.audit.instance." + deviceID + ".x",
+			"tenant.acme.audit.event", "tenant.acme.audit.event.", "tenant.acme.audit.event.*", "tenant.acme.audit.event.Rejected",
+			"tenant.acme.audit.event.rejected.more", "tenant.acme.audit.event." + long,
 		},
 		"event": {
 			"tenant.acme.event.", "tenant.acme.event.run.", "tenant.acme.event..run", "tenant.acme.event.Run", "tenant.acme.event.run-x",
@@ -199,6 +202,9 @@ func genSubject() *rapid.Generator[subjects.Subject] {
 		}),
 		rapid.Custom(func(t *rapid.T) subjects.Subject {
 			return subjects.Audit(genName().Draw(t, "tenant"), genName().Draw(t, "agent"), genWord().Draw(t, "name"))
+		}),
+		rapid.Custom(func(t *rapid.T) subjects.Subject {
+			return subjects.EventAudit(genName().Draw(t, "tenant"), genWord().Draw(t, "name"))
 		}),
 		rapid.Custom(func(t *rapid.T) subjects.Subject {
 			return subjects.ProducerEvent(genName().Draw(t, "tenant"), eventType.Draw(t, "type"))

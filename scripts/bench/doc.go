@@ -5,9 +5,9 @@
 // and puts beside each measure its raw twin: the JetStream operations behind
 // it, in the order and with the concurrency in which rollcall does them, sent
 // by nats.go alone to the same server, into streams with the same settings and
-// with messages that rollcall itself has stored. The twin does not read rows,
-// decode, validate, decide, speak WebSocket or make consumers as agents come:
-// that is the difference that the ratio shows.
+// with messages that rollcall itself has stored. The twin does not read the rows
+// it writes, decode, validate, decide, speak WebSocket or make consumers as
+// agents come: that is the difference that the ratio shows.
 //
 //	measure       rollcall                                   raw twin
 //	connect       dial, handshake; proof answered            opened stored
@@ -17,8 +17,10 @@
 //	              presence.upserted seen                     instance row, upserted, seen, ack
 //	fanout        an announced change reaches S sockets      a stored message reaches S core
 //	              of one gateway                             subscribers
-//	lease         request, claim, finalize, each answered    per command: stored, consumer, row,
-//	                                                         timer, notice, events, reply, seen, ack
+//	lease         request, claim, finalize, each answered;   per command: stored, consumer, tombstone
+//	              the agent is seen working and online       looked up, row, timer, notice, reply, events,
+//	              again meanwhile                            seen, ack; per event: presence's consumer,
+//	                                                         agent row looked up and written, changed, ack
 //	gateway-loss  kill -9 of a gateway until the last of     none; the bound is gateway TTL + grace + 1s
 //	              its agents is seen offline
 //

@@ -2,6 +2,7 @@ package bench
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -72,19 +73,34 @@ func (t *twin) operations(kind, key, name string) []operation {
 			row("agent."+key, s.agentRow), row("instance."+key, s.instanceRow),
 			event("bench.events.instance."+key, s.upserted),
 		}
+	case "events.granted", "events.consumed": // for presence
+		return []operation{t.look("agent." + key), row("agent."+key, s.agentRow), event("bench.events.presence."+key, s.changed)}
+	case "events.requested", "events.claimed": // likewise, and it does nothing with them
+		return nil
 	case "commands.request":
 		return []operation{
-			row("lease."+key, s.leaseRow), t.schedule(key), event("bench.edge."+key+".notice", s.granted),
-			transition("requested"), transition("granted"), reply,
+			t.look("closed." + key), row("lease."+key, s.leaseRow), t.schedule(key), event("bench.edge."+key+".notice", s.granted),
+			reply, transition("requested"), transition("granted"), t.look("closed." + key),
 		}
 	case "commands.claim":
-		return []operation{row("lease."+key, s.leaseRow), t.schedule(key), transition("claimed"), reply}
+		return []operation{row("lease."+key, s.leaseRow), reply, transition("claimed")}
 	case "commands.finalize":
 		return []operation{
-			row("lease."+key, s.leaseRow, jetstream.WithMsgTTL(leaseRetention)), t.unschedule(key), transition("consumed"), reply,
+			row("lease."+key, s.leaseRow, jetstream.WithMsgTTL(leaseRetention)), t.unschedule(key), reply, transition("consumed"),
 		}
 	default:
 		return []operation{func(context.Context) error { return fmt.Errorf("no operations for %s.%s", kind, name) }}
+	}
+}
+
+// look reads a row, there or not.
+func (t *twin) look(key string) operation {
+	return func(ctx context.Context) error {
+		_, err := t.stored.GetLastMsgForSubject(ctx, "$KV."+rawRows+"."+key)
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			return nil
+		}
+		return err
 	}
 }
 
@@ -103,10 +119,8 @@ func (t *twin) schedule(key string) operation {
 
 // unschedule removes the timer of a lease.
 func (t *twin) unschedule(key string) operation {
-	return func(ctx context.Context) error {
-		request := fmt.Appendf(nil, `{"filter":"bench.commands.%s.schedule"}`, key)
-		_, err := t.worker.RequestWithContext(ctx, "$JS.API.STREAM.PURGE."+rawCommands, request)
-		return err
+	return func(context.Context) error {
+		return t.worker.Publish("$JS.API.STREAM.PURGE."+rawCommands, fmt.Appendf(nil, `{"filter":"bench.commands.%s.schedule"}`, key))
 	}
 }
 

@@ -38,6 +38,7 @@ const (
 type twin struct {
 	gateway, worker, reader *nats.Conn
 	store, work             jetstream.JetStream // of gateway and worker
+	stored                  jetstream.Stream    // the rows
 	samples                 samples
 	seen                    *sightings
 	rows                    revisions
@@ -105,7 +106,11 @@ func (t *twin) ensure(ctx context.Context, at place) error {
 	}
 	bucket := subjects.Buckets()[0]
 	bucket.Name = rawRows
-	return conn.EnsureBucket(ctx, bus.Bucket(bucket), 1)
+	if err := conn.EnsureBucket(ctx, bus.Bucket(bucket), 1); err != nil {
+		return err
+	}
+	t.stored, err = t.work.Stream(ctx, "KV_"+rawRows)
+	return err
 }
 
 // begin starts the consumers: one for the worker on each stream that it works
@@ -115,7 +120,7 @@ func (t *twin) begin(ctx context.Context, _ place) error {
 		return err
 	}
 	for stream, filters := range map[string][]string{
-		rawEvents:   {"bench.events.agent.>"},
+		rawEvents:   {"bench.events.agent.>", "bench.events.lease.>"},
 		rawCommands: {"bench.commands.*.request", "bench.commands.*.claim", "bench.commands.*.finalize"},
 	} {
 		if _, err := t.work.CreatePushConsumer(ctx, stream, jetstream.ConsumerConfig{

@@ -43,7 +43,7 @@ func whoWritesWhat() []written {
 		{subjects.InstancePresence("acme", other, "upserted").String(), by(access.Presence)},
 		{subjects.InstancePresence("acme", other, "pruned").String(), by(access.Presence)},
 		{subjects.Audit("acme", "a1", "lease_claim_deadline").String(), by(access.Presence, access.Lease)},
-		{"tenant.acme.audit.event.rejected", by(access.Gateway)},
+		{subjects.EventAudit("acme", "rejected").String(), by(access.Gateway)},
 		{subjects.ProducerEvent("acme", "run.started").String(), by(access.Gateway, access.Producer)},
 		{subjects.ProducerEvent("globex", "run.started").String(), by(access.Gateway)},
 		{subjects.Edge("acme", incarnation, connectionID).String(), by(access.Gateway, access.Lease)},

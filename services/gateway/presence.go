@@ -45,8 +45,12 @@ func (s *socket) beacon(ctx context.Context, raw json.RawMessage) (any, error) {
 		Reported:         subjects.Reported{Host: payload.Host, IP: payload.IP, Version: payload.Version, Mode: payload.Mode},
 		LastInputSeconds: payload.LastInputSeconds, Metadata: payload.Metadata,
 	}
-	if err := b.Validate(); err != nil {
+	// Validate would name the peer's keys as the event has them.
+	if err := subjects.CheckReported(b.Reported); err != nil {
 		return nil, err // names field and rule
+	}
+	if err := b.Validate(); err != nil {
+		return nil, err
 	}
 	if err := limit(s.beacons); err != nil {
 		return nil, err

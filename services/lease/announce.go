@@ -5,12 +5,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sync/errgroup"
 
 	"rollcall/services/lease/internal/machine"
 	"rollcall/shared/bus"
@@ -33,7 +33,7 @@ var errLate = errors.New("too late to repeat unseen")
 // settle does what the writer of a row may not have lived to do.
 func (s *Service) settle(ctx context.Context, t task, entry bus.Entry, row machine.Record) error {
 	effects := machine.Again(row)
-	if len(effects) == 0 || s.announced.has(t.key(), entry.Revision) {
+	if len(effects) == 0 || s.recent.announced(t.key(), entry.Revision) {
 		return nil
 	}
 	since := entry.Time
@@ -46,44 +46,79 @@ func (s *Service) settle(ctx context.Context, t task, entry bus.Entry, row machi
 	}
 	if len(effects) > 0 {
 		s.metrics.repeated.Inc()
-		if err := s.perform(ctx, t, since, effects); err != nil {
+		if err := s.perform(ctx, t, since, effects, nil); err != nil {
 			return err
 		}
 	}
-	s.announced.add(t.key(), entry.Revision)
+	s.recent.add(t.key(), row, entry.Revision)
 	return nil
 }
 
-// perform does everything an accepted input asks for but saving. Since is when
-// the row was saved, or when the log was found not to hold it: a process that
-// stood still for long between then and publishing leaves it to the repetition
-// of the input, which looks the log up.
-func (s *Service) perform(ctx context.Context, t task, since time.Time, effects []machine.Effect) error {
-	for _, effect := range effects {
+// perform does everything an accepted input asks for but saving, and sends the
+// answer, if there is somebody to be answered. Since is when the row was saved, or
+// when the log was found not to hold it: a process that stood still for long
+// between then and publishing leaves it to the repetition of the input, which
+// looks the log up.
+//
+// What does not depend on each other is under way at once: first everything that
+// is no event, and the answer; then the events, one by one, so that one that is
+// stored proves what was to be done before it. The answer proves nothing and waits
+// for nothing: until the command is acknowledged it is sent again.
+func (s *Service) perform(ctx context.Context, t task, since time.Time, effects []machine.Effect, answer *outcome) error {
+	first, events := s.actions(t, effects)
+	if len(first) == 0 && len(events) > 0 {
+		first, events = events[:1:1], events[1:]
+	}
+	if answer != nil && t.reply != nil {
+		first = append(first, func(ctx context.Context) error { return t.reply(ctx, *answer) })
+		answer.replied = true
+	}
+	for _, stage := range slices.Insert(slices.Collect(slices.Chunk(events, 1)), 0, first) {
 		if late := s.now().Sub(since); late > trustDedupe {
 			return fmt.Errorf("announce row %q %s after it was saved: %w", t.key(), late, errLate)
 		}
-		var err error
-		switch e := effect.(type) {
-		case machine.Save:
-		case machine.Schedule:
-			err = s.schedule(ctx, t, e)
-		case machine.CancelSchedule:
-			s.cancel(ctx, t)
-		case machine.Notify:
-			err = s.notify(ctx, t, e)
-		case machine.AskModerator:
-			err = s.ask(ctx, t, e)
-		case machine.Emit, machine.Audit:
-			if stored, is := eventOf(t, e); is {
-				err = s.publish(ctx, t, stored)
-			}
-		}
-		if err != nil {
+		if err := together(ctx, stage); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// action is one thing that an effect asks for.
+type action func(context.Context) error
+
+// actions sorts what effects ask for into events, in their order, and the rest.
+func (s *Service) actions(t task, effects []machine.Effect) (rest, events []action) {
+	for _, effect := range effects {
+		switch e := effect.(type) {
+		case machine.Save:
+		case machine.Schedule:
+			rest = append(rest, func(ctx context.Context) error { return s.schedule(ctx, t, e) })
+		case machine.CancelSchedule:
+			s.cancel(t)
+		case machine.Notify:
+			rest = append(rest, func(ctx context.Context) error { return s.notify(ctx, t, e) })
+		case machine.AskModerator:
+			rest = append(rest, func(ctx context.Context) error { return s.ask(ctx, t, e) })
+		case machine.Emit, machine.Audit:
+			if stored, is := eventOf(t, e); is {
+				events = append(events, func(ctx context.Context) error { return s.publish(ctx, t, stored) })
+			}
+		}
+	}
+	return rest, events
+}
+
+// together does several things at once and waits for all of them.
+func together(ctx context.Context, actions []action) error {
+	if len(actions) == 1 {
+		return actions[0](ctx)
+	}
+	var group errgroup.Group
+	for _, do := range actions {
+		group.Go(func() error { return do(ctx) })
+	}
+	return group.Wait()
 }
 
 // schedule sets the lease's timer: a message that the server moves to the
@@ -111,12 +146,11 @@ func (s *Service) schedule(ctx context.Context, t task, e machine.Schedule) erro
 }
 
 // cancel removes the timer of a lease that has ended, so that it does not lie
-// in the stream until it is due. One that stays fires and does nothing.
-func (s *Service) cancel(ctx context.Context, t task) {
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
+// in the stream until it is due. Nobody waits for the answer: a timer that stays
+// fires and does nothing.
+func (s *Service) cancel(t task) {
 	subject := subjects.LeaseCommand(t.tenant, t.in.LeaseID, subjects.TimerSchedule).String()
-	if err := s.commands.Purge(ctx, jetstream.WithPurgeSubject(subject)); err != nil {
+	if err := s.conn.Purge(subjects.StreamCommands, subject); err != nil {
 		s.log.Debug().Err(err).Str("subject", subject).Msg("timer left to fire")
 	}
 }
@@ -197,32 +231,4 @@ func (s *Service) publish(ctx context.Context, t task, e event) error {
 	}
 	_, err = s.conn.Publish(ctx, bus.Message{Subject: e.subject.String(), ID: stored.EventID, Data: data})
 	return err
-}
-
-// announced remembers which outboxes this process has published, so that it
-// does not publish them again each time it meets the row. It forgets the older
-// half when it is full, which costs a repetition.
-type announced struct {
-	mu            sync.Mutex
-	recent, older map[string]uint64 // revision by key
-}
-
-// announcedMost bounds each half.
-const announcedMost = 8192
-
-func newAnnounced() *announced { return &announced{recent: map[string]uint64{}} }
-
-func (a *announced) add(key string, revision uint64) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if len(a.recent) >= announcedMost {
-		a.older, a.recent = a.recent, map[string]uint64{}
-	}
-	a.recent[key] = revision
-}
-
-func (a *announced) has(key string, revision uint64) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.recent[key] == revision || a.older[key] == revision
 }

@@ -124,7 +124,8 @@ func (c call) own(ctx context.Context, fact machine.Fact) (outcome, error) {
 
 // transit applies a command to a row and says what it is answered.
 func (c call) transit(ctx context.Context, agent string, fact machine.Fact) (outcome, error) {
-	return c.apply(ctx, task{tenant: c.tenant, agent: agent, late: c.late, in: machine.Input{
+	_, makes := fact.(machine.Request)
+	return c.apply(ctx, task{tenant: c.tenant, agent: agent, late: c.late, first: makes && !c.again, reply: c.reply, in: machine.Input{
 		LeaseID: c.lease, Cause: c.cause, CommandID: c.command.CommandID, Seq: c.seq, From: c.command.Peer, Fact: fact,
 	}})
 }

@@ -75,12 +75,16 @@ type call struct {
 	// late says that the peer was told "unavailable" before anybody took the
 	// command.
 	late bool
+	// again says that the command was delivered before.
+	again bool
 }
 
 // outcome is what a command is answered: a result, or a problem.
 type outcome struct {
 	result  any
 	problem *subjects.Problem
+	// replied says that the peer has been told.
+	replied bool
 }
 
 func refused(problem *subjects.Problem) (outcome, error) { return outcome{problem: problem}, nil }
@@ -96,14 +100,16 @@ func (s *Service) handleCommand(ctx context.Context, d *bus.Delivery, subject su
 	}
 	c := call{
 		Service: s, tenant: subject.Tenant, lease: subject.Lease, name: subject.Name,
-		cause: causeOf(d), seq: d.Seq, command: command, late: isLate(d, command),
+		cause: causeOf(d), seq: d.Seq, command: command, late: isLate(d, command), again: d.Attempt > 1,
 	}
 	answer, err := c.run(ctx)
 	if err != nil {
 		return err
 	}
-	if err := c.reply(ctx, answer); err != nil {
-		return err
+	if !answer.replied {
+		if err := c.reply(ctx, answer); err != nil {
+			return err
+		}
 	}
 	if answer.problem != nil {
 		s.metrics.refusals.WithLabelValues(label(c.name, false), answer.problem.Code).Inc()

@@ -8,7 +8,6 @@ import (
 	"net"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
 	"golang.org/x/sync/errgroup"
@@ -29,12 +28,11 @@ type Service struct {
 	conn        *bus.Conn
 	rows        *bus.KV // LEASES
 	settingRows *bus.KV // SETTINGS
-	commands    jetstream.Stream
 
-	settings  *tenantSettings
-	announced *announced
-	view      *view
-	metrics   *metrics
+	settings *tenantSettings
+	recent   *recent
+	view     *view
+	metrics  *metrics
 
 	// fault is where crash tests stop the process between two writes; an error
 	// stops only what is under way.
@@ -69,15 +67,15 @@ func Main(ctx context.Context, args, env []string, stderr io.Writer) error {
 // New makes a process that does not run yet.
 func New(config Config, log zerolog.Logger) *Service {
 	s := &Service{
-		config:    config,
-		log:       log,
-		health:    daemon.NewHealth(),
-		reg:       prometheus.NewRegistry(),
-		settings:  &tenantSettings{log: log, byTenant: map[string]subjects.LeaseSettings{}},
-		announced: newAnnounced(),
-		view:      newView(),
-		synced:    make(chan struct{}),
-		now:       time.Now,
+		config:   config,
+		log:      log,
+		health:   daemon.NewHealth(),
+		reg:      prometheus.NewRegistry(),
+		settings: &tenantSettings{log: log, byTenant: map[string]subjects.LeaseSettings{}},
+		recent:   newRecent(),
+		view:     newView(),
+		synced:   make(chan struct{}),
+		now:      time.Now,
 		fault: func(point string) error {
 			daemon.Fault(point)
 			return nil
@@ -157,9 +155,6 @@ func (s *Service) open(ctx context.Context) error {
 	}
 	if s.settingRows, err = s.conn.Bucket(ctx, subjects.BucketSettings); err != nil {
 		return err
-	}
-	if s.commands, err = s.conn.JS().Stream(ctx, subjects.StreamCommands); err != nil {
-		return fmt.Errorf("open stream %s: %w", subjects.StreamCommands, err)
 	}
 	return s.ensureConsumers(ctx)
 }

@@ -336,7 +336,7 @@ func TestRepetitionAfterTheDuplicateWindow(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, effects, missing)
 	// One event is stored, and the next is not.
-	require.NoError(t, p.perform(t.Context(), tk, time.Now(), effects[:len(effects)-1]))
+	require.NoError(t, p.perform(t.Context(), tk, time.Now(), effects[:len(effects)-1], nil))
 	missing, err = p.missing(t.Context(), tk, effects, entry.Time)
 	require.NoError(t, err)
 	require.Equal(t, effects[len(effects)-1:], missing)

@@ -104,6 +104,8 @@ func (s *stage) idle() {
 	}, "commands are left")
 }
 
+// TestTimersOfOtherEpochsDoNothing fires timers that are not the one of the
+// deadline in force: at most the timer is set again.
 func TestTimersOfOtherEpochsDoNothing(t *testing.T) {
 	t.Parallel()
 	s := newStage(t)
@@ -111,15 +113,20 @@ func TestTimersOfOtherEpochsDoNothing(t *testing.T) {
 	ada := s.peer("ada")
 	lease, _ := ada.request("repo", 0)
 	ada.claim(lease)
-	entry, row := s.entry("ada", lease)
+	_, row := s.entry("ada", lease)
 	require.Equal(t, uint64(2), row.Book.Epoch)
+	require.Equal(t, uint64(1), row.Book.ArmedEpoch, "the claim set no timer")
 	for _, epoch := range []uint64{0, 1} {
 		s.fire(lease, epoch)
 	}
 	s.fire(subjects.NewID(), 1)
 	s.idle()
-	after, _ := s.entry("ada", lease)
-	require.Equal(t, entry.Revision, after.Revision)
+	_, after := s.entry("ada", lease)
+	require.Equal(t, row.LeaseRow, after.LeaseRow)
+	require.Equal(t, uint64(2), after.Book.Epoch)
+	require.Equal(t, uint64(2), after.Book.ArmedEpoch)
+	require.Equal(t, row.Book.Due, after.Book.Armed)
+	require.Len(t, s.timers(), 1)
 	s.tells(lease, requested, granted, claimed)
 
 	// The one of the present epoch counts, once.

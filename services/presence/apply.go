@@ -68,6 +68,9 @@ func (s *Service) apply(ctx context.Context, d *bus.Delivery, subject subjects.S
 		s.metrics.refused.Inc()
 		return bus.Permanent(fmt.Errorf("event %d on %q: %w", d.Seq, d.Subject, err))
 	}
+	if _, is := fact.(machine.Irrelevant); is {
+		return nil // no row is read for what concerns none
+	}
 	in := machine.Input{Seq: d.Seq, EventID: event.EventID, Type: event.Type, At: d.Time.UTC(), Fact: fact}
 	a := application{Service: s, tenant: subject.Tenant, in: in}
 	if d.Attempt > 1 || time.Since(d.Time) > windowMargin {
@@ -133,8 +136,20 @@ type application struct {
 
 // applyAgent steps an agent's row and reports whether the event is older than
 // the row.
+//
+// The first attempt is made at the row as this process last saved it, unless the
+// bucket was seen to hold a later one: if there is one, the save is refused. What
+// would save nothing is decided by a row that was read.
 func (a application) applyAgent(ctx context.Context, agent string) (stale bool, err error) {
 	key := subjects.AgentKey(a.tenant, agent)
+	if known, found := a.recent.get(key); found && a.roster.latest(key) <= known.revision {
+		if next, effects := machine.Step(known.row, a.in); saves(effects) {
+			err := a.commitAgent(ctx, key, next, effects, known.revision)
+			if !errors.Is(err, bus.ErrConflict) {
+				return false, err
+			}
+		}
+	}
 	for range casAttempts {
 		entry, err := a.rows.Get(ctx, key)
 		if err != nil {
@@ -147,17 +162,28 @@ func (a application) applyAgent(ctx context.Context, agent string) (stale bool, 
 			}
 		}
 		next, effects := machine.Step(row, a.in)
-		revision, err := a.saveAgent(ctx, key, next, effects, entry.Revision)
+		err = a.commitAgent(ctx, key, next, effects, entry.Revision)
 		if errors.Is(err, bus.ErrConflict) {
 			a.metrics.conflicts.Inc()
 			continue
 		}
-		if err != nil {
-			return false, err
-		}
-		return a.in.Seq < row.AppliedSeq, a.announceAgent(ctx, effects, revision)
+		return a.in.Seq < row.AppliedSeq, err
 	}
 	return false, fmt.Errorf("row %q: %w %d times", key, bus.ErrConflict, casAttempts)
+}
+
+// commitAgent stores the row if the effects say so, and announces it.
+func (a application) commitAgent(
+	ctx context.Context, key string, row subjects.AgentRow, effects []machine.Effect, revision uint64,
+) error {
+	revision, err := a.saveAgent(ctx, key, row, effects, revision)
+	if err != nil {
+		return err
+	}
+	if saves(effects) {
+		a.recent.add(key, row, revision)
+	}
+	return a.announceAgent(ctx, effects, revision)
 }
 
 // saveAgent stores the row if the effects say so and returns its revision.

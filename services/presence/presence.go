@@ -38,6 +38,7 @@ type Service struct {
 	registrar *registrar
 	reader    *reader
 	roster    *roster
+	recent    *recent
 	gateways  *gateways
 	settings  *tenantSettings
 	metrics   *metrics
@@ -81,6 +82,7 @@ func New(config Config, log zerolog.Logger) *Service {
 		health:   daemon.NewHealth(),
 		reg:      prometheus.NewRegistry(),
 		roster:   newRoster(),
+		recent:   &recent{newer: map[string]known{}},
 		gateways: &gateways{live: map[string]string{}},
 		lapses:   make(chan lapse, janitorQueue),
 		synced:   make(chan struct{}),

@@ -27,6 +27,7 @@ type roster struct {
 // agentSummary is one agent's row in short.
 type agentSummary struct {
 	id         subjects.PresenceKey
+	revision   uint64
 	status     subjects.Status
 	appliedSeq uint64
 	links      []link
@@ -77,7 +78,7 @@ func (r *roster) applyAgent(key subjects.PresenceKey, u bus.Update) error {
 	if err := json.Unmarshal(u.Value, &row); err != nil {
 		return fmt.Errorf("row %q: %w", u.Key, err)
 	}
-	summary := agentSummary{id: key, status: row.Status, appliedSeq: row.AppliedSeq}
+	summary := agentSummary{id: key, revision: u.Revision, status: row.Status, appliedSeq: row.AppliedSeq}
 	for _, c := range row.Connections {
 		summary.links = append(summary.links, link{
 			tenant: key.Tenant, agent: key.Agent, instance: c.InstanceID, connection: c.ConnectionID,
@@ -155,6 +156,15 @@ func (r *roster) reflects(key, connection string, seq uint64) bool {
 	return summary.appliedSeq >= seq || slices.ContainsFunc(summary.links, func(l link) bool {
 		return l.connection == connection
 	})
+}
+
+// latest is the revision of an agent's row that was seen last; 0 when there is
+// none. A row that has lapsed is no row: what is known of it serves nobody, and
+// a save at its revision is refused.
+func (r *roster) latest(key string) uint64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.agents[key].revision
 }
 
 // ownersOfLinks lists who owns connections.

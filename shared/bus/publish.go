@@ -2,6 +2,8 @@ package bus
 
 import (
 	"context"
+	"encoding/json"
+	"fmt"
 	"maps"
 
 	"github.com/nats-io/nats.go"
@@ -50,4 +52,17 @@ func (m Message) wire() *nats.Msg {
 		header.Set(jetstream.MsgIDHeader, m.ID)
 	}
 	return &nats.Msg{Subject: m.Subject, Header: header, Data: m.Data}
+}
+
+// Purge asks for the messages on a subject to be removed from a stream, and waits
+// for no answer: what is asked for may not happen.
+func (c *Conn) Purge(stream, subject string) error {
+	request, err := json.Marshal(map[string]string{"filter": subject})
+	if err != nil {
+		return fmt.Errorf("purge %q: %w", subject, err)
+	}
+	if err := c.nc.Publish("$JS.API.STREAM.PURGE."+stream, request); err != nil {
+		return fmt.Errorf("purge %q: %w", subject, err)
+	}
+	return nil
 }

@@ -168,7 +168,7 @@ func TestInitRefusals(t *testing.T) {
 		"payload is a list":      {[]int{1}, 4003, shape},
 		"bad role":               {set("role", "admin"), 4003, shape + ": role must be client or node"},
 		"bad label":              {setDevice("label", strings.Repeat("x", 257)), 4003, shape + ": device.label must be at most 256 bytes"},
-		"empty capability":       {set("capabilities", []any{map[string]any{"id": ""}}), 4003, shape + ": capabilities.id is required"},
+		"empty capability":       {set("capabilities", []any{map[string]any{"id": ""}}), 4003, shape + ": capabilities[0].id is required"},
 		"older revision":         {set("protocol_rev", 1), 4005, "protocol_rev mismatch"},
 		"revision before device": {change(d, func(p, in map[string]any) { p["protocol_rev"] = 3; in["device_id"] = "dev_x" }), 4005, "protocol_rev mismatch"},
 		"another id":             {setDevice("device_id", newDevice(t).id), 4006, "device_id mismatch"},

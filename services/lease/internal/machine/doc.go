@@ -29,6 +29,8 @@
 //  4. A timer counts if and only if its epoch is the row's. Every transition
 //     begins a new epoch, so a timer that fires late, twice or for a deadline
 //     that was met does nothing.
+//     A timer is set where none fires by the deadline: Armed <= Due. One that
+//     fires for an older epoch is set again for the deadline in force.
 //  5. A transition is saved first and then announced, once, in the row's
 //     outbox, with everything that is needed to do so again ([Again]).
 //  6. No lease is GRANTED to a connection that is known to be gone.

@@ -87,6 +87,7 @@ func TestInvariants(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		var row machine.Record
+		var timer *machine.Schedule // the one that is set
 		for n := range rapid.IntRange(1, 30).Draw(t, "inputs") {
 			in := anyInput(t, row, n)
 			before := encoded(t, row)
@@ -99,9 +100,32 @@ func TestInvariants(t *testing.T) {
 				require.Equal(t, row.State == subjects.LeaseClaimed, next.State == subjects.LeaseClaimed)
 				require.Equal(t, next.State == subjects.LeaseClaimed || row.Book.Gone, next.Book.Gone, "noted")
 			}
+			timer = requireTimer(t, timer, in, next, effects)
 			row = decoded(t, next)
 		}
 	})
+}
+
+// requireTimer: where a deadline is in force, a timer is set that fires by it,
+// and the row knows when. It returns the timer that is set after the input.
+func requireTimer(
+	t *rapid.T, timer *machine.Schedule, in machine.Input, after machine.Record, effects []machine.Effect,
+) *machine.Schedule {
+	if fired, is := in.Fact.(machine.TimerFired); is && timer != nil && fired.Epoch == timer.Epoch {
+		timer = nil
+	}
+	for _, effect := range effects {
+		if set, is := effect.(machine.Schedule); is {
+			timer = &set
+		}
+	}
+	if after.Book.Due.IsZero() {
+		return timer
+	}
+	require.NotNil(t, timer, "no timer is set")
+	require.False(t, timer.At.After(after.Book.Due), "the timer fires too late")
+	require.Equal(t, timer.At.UTC(), after.Book.Armed.UTC())
+	return timer
 }
 
 // requireOrder: saved first, once, if and only if the row changed; and what

@@ -27,6 +27,15 @@ type Book struct {
 	// in force; zero is none.
 	Epoch uint64    `json:"epoch"`
 	Due   time.Time `json:"due,omitzero"`
+	// Armed is when the row's timer fires, and ArmedEpoch the epoch it was set
+	// in; zero is none. A timer that fires before its time is set again for Due,
+	// so that a deadline which only moved on costs nothing:
+	//
+	//	Due is set  ⇒  Armed is set, and not after Due
+	Armed      time.Time `json:"armed,omitzero"`
+	ArmedEpoch uint64    `json:"armed_epoch,omitempty"`
+	// Rearmed is the cause of the timer that was set again in no transition.
+	Rearmed string `json:"rearmed,omitempty"`
 	// LeaseTimeoutMS is what the request asked for, and then what was granted:
 	// a rollback starts it afresh. ClaimTimeoutMS is how long a claim may last;
 	// 0 is for ever.

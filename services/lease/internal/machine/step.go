@@ -201,7 +201,7 @@ func (s *step) timer(fact TimerFired) (Record, []Effect, *subjects.Problem) {
 	case !s.row.Exists() || fact.Epoch > s.row.Book.Epoch:
 		return s.row, nil, nil
 	case fact.Epoch < s.row.Book.Epoch:
-		return s.row, s.repair(), nil
+		return s.rearm()
 	}
 	switch s.row.State {
 	case subjects.LeasePending:
@@ -222,14 +222,20 @@ func (s *step) timer(fact TimerFired) (Record, []Effect, *subjects.Problem) {
 	return s.accept("")
 }
 
-// repair sets the timer in force again. A lease has one timer at a time, and so
-// the one of an older epoch that fires has taken the place of the present one:
-// its process stood still while others went on.
-func (s *step) repair() []Effect {
-	if s.row.Book.Due.IsZero() {
-		return nil
+// rearm sets the timer for the deadline in force. A lease has one timer at a
+// time, and the one that fires is of an older epoch: the deadline has moved on
+// since, or its process stood still while others went on and its timer took the
+// place of the present one. What the last transition announced has been announced
+// by now, as for a refusal.
+func (s *step) rearm() (Record, []Effect, *subjects.Problem) {
+	book := &s.row.Book
+	if book.Due.IsZero() || book.Rearmed == s.in.Cause {
+		// Nothing is due; or this very timer was here before, and what it saved
+		// was settled before this step.
+		return s.row, nil, nil
 	}
-	return []Effect{Schedule{Epoch: s.row.Book.Epoch, At: s.row.Book.Due, Repair: s.in.Cause}}
+	book.Armed, book.ArmedEpoch, book.Rearmed, book.Outbox = book.Due, book.Epoch, s.in.Cause, nil
+	return s.row, append([]Effect{Save{}}, Again(s.row)...), nil
 }
 
 // closed ends what nobody can take up any more. An act under way goes on; that
@@ -257,7 +263,7 @@ func (s *step) depart() (Record, []Effect, *subjects.Problem) {
 	if s.row.Book.Gone {
 		return s.row, nil, nil
 	}
-	s.row.Book.Gone, s.row.Book.Outbox = true, nil
+	s.row.Book.Gone, s.row.Book.Outbox, s.row.Book.Rearmed = true, nil, ""
 	return s.row, []Effect{Save{}}, nil
 }
 

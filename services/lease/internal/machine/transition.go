@@ -103,16 +103,27 @@ func (s *step) fenced(command string, fence uint64) *subjects.Problem {
 // accept closes a transition: a new epoch, its outbox, and the answer.
 func (s *step) accept(command string) (Record, []Effect, *subjects.Problem) {
 	s.row.Book.Epoch++
-	s.row.Book.Outbox = s.out
+	s.row.Book.Outbox, s.row.Book.Rearmed = s.out, ""
+	s.arm()
 	lease := slim(s.row.LeaseRow)
 	s.row.Book = s.row.Book.record(Answer{CommandID: s.in.CommandID, Seq: s.in.Seq, Command: command, Lease: &lease})
 	return s.row, append([]Effect{Save{}}, Again(s.row)...), nil
 }
 
+// arm sets the row's timer where none fires by the new deadline.
+func (s *step) arm() {
+	switch book := &s.row.Book; {
+	case book.Due.IsZero():
+		book.Armed, book.ArmedEpoch = time.Time{}, 0
+	case book.Armed.IsZero() || book.Due.Before(book.Armed):
+		book.Armed, book.ArmedEpoch = book.Due, book.Epoch
+	}
+}
+
 // refuse closes an input that moves nothing. What the last transition announced
 // has been announced by now, or Step would not have been asked.
 func (s *step) refuse(command string, problem *subjects.Problem) (Record, []Effect, *subjects.Problem) {
-	s.row.Book.Outbox = nil
+	s.row.Book.Outbox, s.row.Book.Rearmed = nil, ""
 	s.row.Book = s.row.Book.record(Answer{CommandID: s.in.CommandID, Seq: s.in.Seq, Command: command, Problem: problem})
 	return s.row, []Effect{Save{}}, problem
 }
@@ -142,12 +153,15 @@ func NotFound(lease string) *subjects.Problem {
 // saved. Doing so twice does no harm, so that whoever finds the row and cannot
 // know whether it was done does it again.
 func Again(row Record) []Effect {
+	if row.Book.Rearmed != "" {
+		return []Effect{Schedule{Epoch: row.Book.Epoch, At: row.Book.Due, Repair: row.Book.Rearmed}}
+	}
 	if len(row.Book.Outbox) == 0 {
 		return nil
 	}
 	var effects []Effect
 	switch {
-	case !row.Book.Due.IsZero():
+	case !row.Book.Due.IsZero() && row.Book.armedNow():
 		effects = append(effects, Schedule{Epoch: row.Book.Epoch, At: row.Book.Due})
 	case subjects.LeaseEnded(row.State):
 		effects = append(effects, CancelSchedule{})
@@ -165,6 +179,10 @@ func Again(row Record) []Effect {
 	}
 	return append(effects, events...)
 }
+
+// armedNow reports whether the last transition set the timer. A row without
+// Armed is of a release that did so always.
+func (b Book) armedNow() bool { return b.Armed.IsZero() || b.ArmedEpoch == b.Epoch }
 
 func eventOf(row Record, a Announcement) Effect {
 	if a.Detail == "" {
