@@ -110,9 +110,9 @@ func (s *stack) screen(sum summary) string {
 
 	tenant := s.config.Tenants[0]
 	line("Follow what happens:\n")
-	line("  export XDG_CONFIG_HOME=%s", quote(s.cliHome()))
-	line("  nats --context %s sub 'tenant.%s.>'", tenant, tenant)
-	line("  nats --context %s kv watch PRESENCE", adminName)
+	cli := "XDG_CONFIG_HOME=" + quote(s.cliHome()) + " nats --context "
+	line("  %s%s sub 'tenant.%s.>'", cli, s.contextOf(tenant), tenant)
+	line("  %s%s kv watch PRESENCE", cli, adminContext)
 	for _, tenant := range s.config.Tenants {
 		if len(sum.Gateways) > 0 {
 			line(`  curl -H "Authorization: Bearer $(cat %s)" %s/presence`, quote(s.tokenFile(tenant)), sum.Gateways[0].URL)

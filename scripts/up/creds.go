@@ -25,6 +25,8 @@ import (
 const (
 	adminName  = "admin"
 	systemName = "system"
+	// adminContext is the operator's context; no tenant can be called that.
+	adminContext = "_admin"
 	// tailTTL outlasts any session at a desk, as operatorTTL does; credentials
 	// past half of it are made again at a start.
 	tailTTL = 30 * 24 * time.Hour
@@ -161,12 +163,8 @@ type natsContext struct {
 // writeContexts writes a context for each tenant's listener and one for the
 // operator.
 func (s *stack) writeContexts() error {
-	names := map[string]string{adminName: adminName}
-	for _, tenant := range s.config.Tenants {
-		names[tenant] = tailName(tenant)
-	}
-	for context, name := range names {
-		creds := s.credsFile(name)
+	for _, name := range append([]string{adminContext}, s.config.Tenants...) {
+		creds := s.contextCreds(name)
 		about := natsContext{Description: "rollcall " + name, URL: s.natsURL(), Creds: creds}
 		if creds != "" {
 			user, err := bus.UserOf(creds)
@@ -182,11 +180,30 @@ func (s *stack) writeContexts() error {
 		if err != nil {
 			return fmt.Errorf("encode context: %w", err)
 		}
-		if err := file.Replace(filepath.Join(s.cliHome(), "nats", "context", context+".json"), append(data, '\n')); err != nil {
+		if err := file.Replace(filepath.Join(s.cliHome(), "nats", "context", name+".json"), append(data, '\n')); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// contextCreds are the credentials of a context: a tenant's are its tail's.
+func (s *stack) contextCreds(name string) string {
+	if name == adminContext {
+		return s.credsFile(adminName)
+	}
+	return s.credsFile(tailName(name))
+}
+
+// contextOf is the context that hears a tenant: its own, or the operator's where
+// the server knows no user who may do no more.
+func (s *stack) contextOf(tenant string) string {
+	if creds := s.contextCreds(tenant); creds != "" {
+		if _, err := os.Stat(creds); err != nil {
+			return adminContext
+		}
+	}
+	return tenant
 }
 
 // issued are tokens that are used again for half of their life.
