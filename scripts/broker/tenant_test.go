@@ -2,6 +2,7 @@ package broker_test
 
 import (
 	"encoding/json"
+	"strings"
 	"testing"
 	"time"
 
@@ -108,7 +109,11 @@ func TestGatewayCannotChooseRows(t *testing.T) {
 		Name: "pushed", AckPolicy: jetstream.AckNonePolicy, DeliverSubject: row,
 	})
 	require.NoError(t, err, "the server takes it, and nobody listens there")
-	require.Never(t, func() bool { return h.row(t, key) == forged }, 500*time.Millisecond, 20*time.Millisecond)
+	// The answer to the second request lands on the row, and shows that the server
+	// has been through the first. If it ever does not, NATS has begun to check where
+	// answers go, and SECURITY.md has less to say.
+	require.Eventually(t, func() bool { return strings.Contains(h.row(t, key), "stream_msg_get_response") }, patience, 5*time.Millisecond)
+	require.NotEqual(t, forged, h.row(t, key))
 }
 
 // TestTailSaysNothing holds that a tail can neither speak nor answer.
