@@ -24,6 +24,8 @@ type Stream struct {
 	Memory bool
 	// Schedules allows messages that the server delivers at a later time.
 	Schedules bool
+	// Fixed leaves a stream that exists as it is: another service is in charge.
+	Fixed bool
 }
 
 // Bucket states the facts of a key-value bucket. All buckets keep one revision
@@ -36,6 +38,8 @@ type Bucket struct {
 	MarkerTTL time.Duration
 	// MaxValueSize bounds one row in bytes.
 	MaxValueSize int32
+	// Fixed leaves a bucket that exists as it is: another service is in charge.
+	Fixed bool
 }
 
 // Names of the streams and buckets.

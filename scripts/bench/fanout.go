@@ -126,7 +126,7 @@ func fanning(ctx context.Context, c Config, s *stack, f *fleet) ([]measure, func
 	if err != nil {
 		return nil, nil, err
 	}
-	bare, leaveBare, err := seatBare(c.Subscribers, s.NATSURL)
+	bare, leaveBare, err := seatBare(c.Subscribers, s.nats())
 	if err != nil {
 		leaveSockets()
 		return nil, nil, err
@@ -221,7 +221,7 @@ func seat(ctx context.Context, size int, s *stack) (*audience, func(), error) {
 }
 
 // seatBare subscribes connections to NATS itself.
-func seatBare(size int, url string) (*audience, func(), error) {
+func seatBare(size int, at place) (*audience, func(), error) {
 	a := newAudience(size)
 	var conns []*nats.Conn
 	leave := func() {
@@ -230,7 +230,7 @@ func seatBare(size int, url string) (*audience, func(), error) {
 		}
 	}
 	for i := range size {
-		nc, err := nats.Connect(url, nats.Name("rollcall bench crowd"))
+		nc, err := at.connect("rollcall bench crowd")
 		if err == nil {
 			conns = append(conns, nc)
 			_, err = nc.Subscribe("bench.events.fanout", func(*nats.Msg) { a.ears[i].hear() })

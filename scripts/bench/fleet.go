@@ -89,7 +89,7 @@ func (f *fleet) watch(ctx context.Context, s *stack) error {
 	if _, err := f.operator.Subscribe(ctx, client.Selection{All: true}); err != nil {
 		return fmt.Errorf("subscribe to all: %w", err)
 	}
-	if f.nc, err = nats.Connect(s.NATSURL, nats.Name("rollcall bench")); err != nil {
+	if f.nc, err = s.nats().connect("rollcall bench"); err != nil {
 		return fmt.Errorf("connect to NATS: %w", err)
 	}
 	if f.js, err = jetstream.New(f.nc); err != nil {

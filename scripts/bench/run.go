@@ -59,7 +59,7 @@ func (b *bench) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if b.twin, err = newTwin(ctx, b.stack.NATSURL, s); err != nil {
+	if b.twin, err = newTwin(ctx, b.stack.nats(), s); err != nil {
 		return err
 	}
 	defer func() { b.twin.close(ctx) }()

@@ -31,6 +31,8 @@ type stack struct {
 	cancel context.CancelFunc
 	ring   *keys.Ring
 	said   saved
+	// foreign says that NATS is not the stack's own.
+	foreign bool
 
 	NATSURL  string `json:"nats_url"`
 	Gateways []struct {
@@ -68,7 +70,7 @@ func startStack(ctx context.Context, c Config, dir string) (*stack, error) {
 		args = append(args, "--nats-url", c.NATSURL)
 	}
 	life, cancel := context.WithCancel(ctx)
-	s := &stack{cancel: cancel, cmd: exec.CommandContext(life, filepath.Join(c.Bin, "up"), args...)}
+	s := &stack{cancel: cancel, foreign: c.NATSURL != "", cmd: exec.CommandContext(life, filepath.Join(c.Bin, "up"), args...)}
 	s.cmd.Env, s.cmd.Stderr, s.cmd.SysProcAttr = c.Env, &s.said, stackAttr()
 	s.cmd.Cancel = func() error { return s.cmd.Process.Signal(syscall.SIGTERM) }
 	s.cmd.WaitDelay = stopTimeout
@@ -100,6 +102,14 @@ func (s *stack) open(line []byte, dir string) error {
 	var err error
 	s.ring, err = keys.Open(dir)
 	return err
+}
+
+// nats is where the stack's NATS is.
+func (s *stack) nats() place {
+	if s.foreign {
+		return place{url: s.NATSURL}
+	}
+	return place{url: s.NATSURL, creds: s.ring.CredsFile("admin")}
 }
 
 // stop ends the stack and waits for it. Its error holds what up said.

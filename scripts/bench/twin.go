@@ -11,7 +11,6 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-	"github.com/rs/zerolog"
 
 	"rollcall/shared/bus"
 	"rollcall/subjects"
@@ -62,14 +61,14 @@ type samples struct {
 
 // newTwin makes the streams and lets the worker and the readers begin. It needs
 // to be closed.
-func newTwin(ctx context.Context, url string, s samples) (*twin, error) {
+func newTwin(ctx context.Context, at place, s samples) (*twin, error) {
 	t := &twin{samples: s, seen: newSightings(), rows: revisions{last: map[string]uint64{}}, over: make(chan struct{})}
 	for i := range t.lanes {
 		t.lanes[i] = make(chan *nats.Msg, rawDepth)
 		t.busy.Go(func() { t.run(t.lanes[i]) })
 	}
-	for _, step := range []func(context.Context, string) error{t.connectAll, t.ensure, t.begin} {
-		if err := step(ctx, url); err != nil {
+	for _, step := range []func(context.Context, place) error{t.connectAll, t.ensure, t.begin} {
+		if err := step(ctx, at); err != nil {
 			t.close(ctx)
 			return nil, fmt.Errorf("start the raw twin: %w", err)
 		}
@@ -77,10 +76,10 @@ func newTwin(ctx context.Context, url string, s samples) (*twin, error) {
 	return t, nil
 }
 
-func (t *twin) connectAll(_ context.Context, url string) error {
+func (t *twin) connectAll(_ context.Context, at place) error {
 	for _, nc := range []**nats.Conn{&t.gateway, &t.worker, &t.reader} {
 		var err error
-		if *nc, err = nats.Connect(url, nats.Name("rollcall bench twin")); err != nil {
+		if *nc, err = at.connect("rollcall bench twin"); err != nil {
 			return err
 		}
 		t.closers = append(t.closers, (*nc).Close)
@@ -92,8 +91,8 @@ func (t *twin) connectAll(_ context.Context, url string) error {
 }
 
 // ensure makes the streams with the settings of rollcall's own.
-func (t *twin) ensure(ctx context.Context, url string) error {
-	conn, err := bus.Connect(ctx, bus.Options{URL: url, Name: "rollcall bench", Log: zerolog.Nop()})
+func (t *twin) ensure(ctx context.Context, at place) error {
+	conn, err := at.bus(ctx, "rollcall bench")
 	if err != nil {
 		return err
 	}
@@ -116,7 +115,7 @@ func (t *twin) ensure(ctx context.Context, url string) error {
 
 // begin starts the consumers: one for the worker on each stream that it works
 // on, and readers in order of what it announces.
-func (t *twin) begin(ctx context.Context, _ string) error {
+func (t *twin) begin(ctx context.Context, _ place) error {
 	if _, err := t.worker.QueueSubscribe(rawDeliver, rawGroup, t.take); err != nil {
 		return err
 	}

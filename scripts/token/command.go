@@ -5,22 +5,41 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
+	"strings"
 	"time"
 
 	"rollcall/scripts/keys"
 	"rollcall/shared/daemon"
 )
 
-// Main is the command: it prints one token, or returns an error and prints
-// nothing.
-func Main(_ context.Context, args, env []string, stdout io.Writer) error {
+// process is what the settings of all subcommands belong to.
+const process = "token"
+
+// command is a subcommand.
+type command func(ctx context.Context, args, env []string, stdout io.Writer) error
+
+func commands() map[string]command {
+	return map[string]command{
+		"init": runInit, "creds": runCreds, "list": runList, "revoke": runRevoke, "rotate": runRotate, "push": runPush,
+	}
+}
+
+// Main is the command. Without a subcommand it prints one token, or returns an
+// error and prints nothing.
+func Main(ctx context.Context, args, env []string, stdout io.Writer) error {
+	if len(args) > 0 {
+		if run, known := commands()[args[0]]; known {
+			return run(ctx, args[1:], placeOnly(env), stdout)
+		}
+	}
 	var (
 		dir    string
 		device string
 		grant  Grant
 	)
-	settings := daemon.NewSettings("token")
-	settings.String(&dir, "dir", ".rollcall", "directory of the stack, as given to up")
+	settings := daemon.NewSettings(process)
+	dirSetting(settings, &dir)
 	settings.String(&grant.Tenant, "tenant", "", "tenant the token is for (required)")
 	settings.String(&grant.Agent, "agent", "", "agent the bearer acts for; none when empty")
 	settings.String(&grant.Role, "role", "client", "client or node")
@@ -40,21 +59,65 @@ func Main(_ context.Context, args, env []string, stdout io.Writer) error {
 		return err
 	})
 	if err := settings.Parse(args, env); err != nil {
-		return err
+		return withCommands(err)
 	}
 	return issue(stdout, dir, grant)
 }
 
+// placeOnly leaves of the environment what says where the stack is. What a
+// subcommand shall do, and to whom, comes from its arguments alone: a variable
+// meant for another program must not revoke a tenant.
+func placeOnly(env []string) []string {
+	return slices.DeleteFunc(slices.Clone(env), func(pair string) bool {
+		name, _, _ := strings.Cut(pair, "=")
+		return strings.HasPrefix(name, "ROLLCALL_") && !strings.HasSuffix(name, "_DIR") && !strings.HasSuffix(name, "_NATS_URL")
+	})
+}
+
+// withCommands adds the subcommands to the usage.
+func withCommands(err error) error {
+	var help *daemon.HelpError
+	if !errors.As(err, &help) {
+		return err
+	}
+	return &daemon.HelpError{Usage: help.Usage + `
+
+Prints an access token. Subcommands, each with --help:
+
+  init    make the keys of a stack
+  creds   make credentials for a NATS user
+  list    show what was issued, or the keys that sign
+  revoke  end tokens and credentials before their time
+  rotate  sign with a new key, or stop trusting an old one
+  push    take the accounts to NATS and to the gateways again`}
+}
+
 func issue(stdout io.Writer, dir string, grant Grant) error {
-	ring, err := keys.Open(dir)
+	ring, err := open(dir)
 	if err != nil {
-		return fmt.Errorf("token: --dir: %w", err)
+		return err
 	}
 	text, err := Mint(ring, grant, time.Now())
 	if err != nil {
 		return fmt.Errorf("token: %w", err)
 	}
-	if _, err := fmt.Fprintln(stdout, text); err != nil {
+	return say(stdout, "%s", text)
+}
+
+func dirSetting(settings *daemon.Settings, dir *string) {
+	settings.String(dir, "dir", ".rollcall", "directory of the stack, as given to up")
+}
+
+func open(dir string) (*keys.Ring, error) {
+	ring, err := keys.Open(dir)
+	if err != nil {
+		return nil, fmt.Errorf("token: --dir: %w", err)
+	}
+	return ring, nil
+}
+
+func say(stdout io.Writer, format string, args ...any) error {
+	if _, err := fmt.Fprintf(stdout, format+"\n", args...); err != nil {
 		return fmt.Errorf("token: print: %w", err)
 	}
 	return nil

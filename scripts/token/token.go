@@ -1,6 +1,7 @@
 // Package token mints access tokens: NATS user JWTs whose tags say which
 // tenant, agent, role and scopes the bearer has. It is also the command
-// bin/token.
+// bin/token, which besides makes the keys that sign, credentials for NATS, and
+// ends what was issued.
 //
 // Everything is checked before it becomes a tag: a tag "tenant:*" would open
 // every tenant.
@@ -52,6 +53,9 @@ func Mint(ring *keys.Ring, g Grant, now time.Time) (string, error) {
 		return "", fmt.Errorf("mint token: %w", err)
 	}
 	claims := jwt.NewUserClaims(subject)
+	// The id of a JWT is a hash over times and names alone. Two tokens that a device
+	// gets within a second must have two.
+	claims.Name = subjects.NewID()
 	claims.BearerToken = g.Device == nil
 	claims.Expires = expiry(now, g.TTL)
 	claims.Tags = g.tags()

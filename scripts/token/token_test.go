@@ -18,6 +18,7 @@ import (
 	"rollcall/scripts/token"
 	"rollcall/shared/client"
 	"rollcall/shared/daemon"
+	"rollcall/subjects/access"
 )
 
 func newRing(t *testing.T) (dir string, ring *keys.Ring) {
@@ -26,6 +27,13 @@ func newRing(t *testing.T) (dir string, ring *keys.Ring) {
 	ring, err := keys.Create(dir)
 	require.NoError(t, err)
 	return dir, ring
+}
+
+func issuer(t *testing.T, ring *keys.Ring, role access.Role) string {
+	t.Helper()
+	public, err := ring.Issuer(role)
+	require.NoError(t, err)
+	return public
 }
 
 func decode(t *testing.T, text string) *jwt.UserClaims {
@@ -46,7 +54,7 @@ func TestMintBearer(t *testing.T) {
 	claims := decode(t, text)
 	require.True(t, claims.BearerToken)
 	require.True(t, nkeys.IsValidPublicUserKey(claims.Subject))
-	require.Equal(t, ring.Issuer(), claims.Issuer)
+	require.Equal(t, issuer(t, ring, access.Agent), claims.Issuer)
 	require.Equal(t, ring.Account(), claims.IssuerAccount)
 	require.ElementsMatch(t, []string{"tenant:acme", "agent:a1", "role:client", "scope:presence.read", "scope:lease.use"}, claims.Tags)
 	require.Equal(t, jwt.StringList{">"}, claims.Pub.Deny, "useless on NATS itself")
@@ -69,6 +77,9 @@ func TestMintForDevice(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, []byte(public), raw, "the subject is the device's own key")
 	require.ElementsMatch(t, []string{"tenant:acme", "role:node"}, claims.Tags)
+	again, err := token.Mint(ring, token.Grant{Tenant: "acme", Role: "client", Device: device, TTL: time.Hour}, time.Now())
+	require.NoError(t, err)
+	require.NotEqual(t, claims.ID, decode(t, again).ID, "an id for each, even within a second")
 }
 
 func TestExpiryRoundsUpToWholeSeconds(t *testing.T) {
@@ -126,7 +137,7 @@ func TestCommandPrintsOneToken(t *testing.T) {
 	require.True(t, ended)
 	require.Empty(t, rest)
 	claims := decode(t, string(text))
-	require.Equal(t, ring.Issuer(), claims.Issuer)
+	require.Equal(t, issuer(t, ring, access.Agent), claims.Issuer)
 	require.ElementsMatch(t, []string{"tenant:acme", "role:client", "scope:events.read", "scope:events.publish"}, claims.Tags)
 	require.GreaterOrEqual(t, claims.Expires, before.Add(time.Minute).Unix())
 	require.LessOrEqual(t, claims.Expires, time.Now().Add(time.Minute).Unix()+1)

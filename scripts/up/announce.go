@@ -35,7 +35,7 @@ type gatewaySummary struct {
 
 type tenantSummary struct {
 	OperatorToken string `json:"operator_token"`
-	// TailCreds is empty while NATS has no authentication.
+	// TailCreds is empty where NATS has no authentication, or another's.
 	TailCreds string `json:"tail_creds"`
 }
 
@@ -69,7 +69,11 @@ func (s *stack) summary() (summary, error) {
 		sum.Gateways = append(sum.Gateways, gatewaySummary{PID: p.pid(), URL: p.url, WSURL: socketURL(p), InstanceID: id})
 	}
 	for tenant, token := range s.tokens {
-		sum.Tenants[tenant] = tenantSummary{OperatorToken: token}
+		tail, err := s.tailCreds(tenant)
+		if err != nil {
+			return summary{}, err
+		}
+		sum.Tenants[tenant] = tenantSummary{OperatorToken: token, TailCreds: tail}
 	}
 	return sum, nil
 }
@@ -106,8 +110,9 @@ func (s *stack) screen(sum summary) string {
 
 	tenant := s.config.Tenants[0]
 	line("Follow what happens:\n")
-	line("  nats --server %s sub 'tenant.%s.>'", sum.NATSURL, tenant)
-	line("  nats --server %s kv watch PRESENCE", sum.NATSURL)
+	cli := "XDG_CONFIG_HOME=" + quote(s.cliHome()) + " nats --context "
+	line("  %s%s sub 'tenant.%s.>'", cli, s.contextOf(tenant), tenant)
+	line("  %s%s kv watch PRESENCE", cli, adminContext)
 	for _, tenant := range s.config.Tenants {
 		if len(sum.Gateways) > 0 {
 			line(`  curl -H "Authorization: Bearer $(cat %s)" %s/presence`, quote(s.tokenFile(tenant)), sum.Gateways[0].URL)

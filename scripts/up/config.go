@@ -26,8 +26,9 @@ type Config struct {
 	// 20 agents, or none with JSON.
 	Gateways, Presence, Lease, Agents int
 	Tenants                           []string
-	// NATSURL is a server to use instead of an embedded one.
-	NATSURL string
+	// NATSURL is a server to use instead of an embedded one, and NATSCredsDir the
+	// folder with the credentials for it, empty when it asks for none.
+	NATSURL, NATSCredsDir string
 
 	// Bin is where the binaries are, Env the environment of the processes.
 	Bin string
@@ -73,6 +74,7 @@ func parse(args, env []string) (Config, error) {
 	s.Int(&c.Agents, "agents", -1, "demo agents; -1 is 20, or none with --json")
 	s.Strings(&c.Tenants, "tenant", []string{"acme"}, "tenant to issue an operator token for")
 	s.String(&c.NATSURL, "nats-url", "", "NATS server to use instead of an embedded one")
+	s.String(&c.NATSCredsDir, "nats-creds-dir", "", "folder with <process>.creds for that server, such as gateway-0.creds, and admin.creds; empty when it asks for none")
 
 	s.Check("ports", func() error {
 		if c.Ports != portsFixed && c.Ports != portsAuto {
@@ -87,6 +89,12 @@ func parse(args, env []string) (Config, error) {
 	s.Check("agents", func() error { return between(c.Agents, -1, 10_000) })
 	s.Check("tenant", func() error { return checkTenants(c.Tenants) })
 	s.Check("nats-url", func() error { return checkURL(c.NATSURL) })
+	s.Check("nats-creds-dir", func() error {
+		if c.NATSCredsDir != "" && c.NATSURL == "" {
+			return errors.New("goes with --nats-url only; the embedded server's are in --dir")
+		}
+		return nil
+	})
 	if err := s.Parse(args, env); err != nil {
 		return Config{}, err
 	}

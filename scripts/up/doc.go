@@ -7,6 +7,8 @@
 //	lock            held by the running instance; holds its pid
 //	account.nk …    keys, see package keys
 //	nats/           JetStream's files
+//	nats.url        where NATS is, for bin/token
+//	nats-cli/       contexts of the nats command: one per tenant, and _admin
 //	logs/           one file per process, appended to
 //	tokens/         <tenant>.operator: an access token for the tenant's operator
 //

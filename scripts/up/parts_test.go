@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -73,20 +72,6 @@ func TestNoEmbeddedServerNoPortsForIt(t *testing.T) {
 	p, err := assign(t.Context(), Config{Ports: portsAuto, NATSURL: "nats://127.0.0.1:4222"})
 	require.NoError(t, err)
 	require.Equal(t, ports{gateways: []int{}, presence: []int{}, lease: []int{}}, p)
-}
-
-func TestBrokerSaysWhatIsWrong(t *testing.T) {
-	t.Parallel()
-	dir := t.TempDir()
-	require.NoError(t, os.Mkdir(filepath.Join(dir, "logs"), 0o700))
-	require.NoError(t, os.WriteFile(filepath.Join(dir, "nats"), nil, 0o600), "a file where the store should be")
-	p, err := assign(t.Context(), Config{Ports: portsAuto})
-	require.NoError(t, err)
-	start := time.Now()
-	_, err = startBroker(dir, p)
-	require.Error(t, err)
-	require.ErrorContains(t, err, "start NATS: Can't start JetStream: ")
-	require.Less(t, time.Since(start), natsTimeout)
 }
 
 func TestQuote(t *testing.T) {

@@ -22,6 +22,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/stretchr/testify/require"
+
+	"rollcall/shared/bus"
 )
 
 const soon = 30 * time.Second
@@ -150,23 +152,34 @@ func TestUpStartsAnnouncesAndStopsInOrder(t *testing.T) {
 	}
 	for tenant, s := range i.sum.Tenants {
 		require.Equal(t, s.OperatorToken+"\n", read(t, i.dir, "tokens", tenant+".operator"))
-		require.Empty(t, s.TailCreds)
+		require.Equal(t, s.TailCreds, read(t, i.dir, "creds", tenant+".tail.creds"))
 	}
 	require.Len(t, i.sum.Tenants, 2)
 	for _, url := range []string{i.sum.NATSURL, i.sum.NATSWSURL} {
-		nc, err := nats.Connect(url)
+		_, err := nats.Connect(url)
+		require.ErrorIs(t, err, nats.ErrAuthorization, "nobody gets in as nobody")
+		nc, err := nats.Connect(url, nats.UserCredentials(filepath.Join(i.dir, "creds", "acme.tail.creds")))
 		require.NoError(t, err)
 		nc.Close()
 	}
+	// The context of the nats command says the same.
+	var cli struct{ URL, Creds, InboxPrefix string }
+	require.NoError(t, json.Unmarshal([]byte(strings.ReplaceAll(read(t, i.dir, "nats-cli", "nats", "context", "acme.json"), "inbox_prefix", "InboxPrefix")), &cli))
+	user, err := bus.UserOf(cli.Creds)
+	require.NoError(t, err)
+	require.Equal(t, []string{i.sum.NATSURL, "_INBOX_" + user}, []string{cli.URL, cli.InboxPrefix})
 
 	// The command line says everything a restart needs, and no secret.
 	argv := strings.Fields(read(t, i.dir, "logs", "gateway-1.log"))
 	require.Equal(t, []string{
 		"gateway", "--listen", strings.TrimPrefix(i.sum.Gateways[1].URL, "http://"), "--nats-url", i.sum.NATSURL,
-		"--key-file", filepath.Join(i.dir, "gateway-1.pem"), "--trusted-issuer",
-	}, argv[:8])
-	require.Regexp(t, "^A[A-Z2-7]{55}$", argv[8])
-	require.Len(t, argv, 9)
+		"--nats-creds", filepath.Join(i.dir, "creds", "gateway-1.creds"),
+		"--key-file", filepath.Join(i.dir, "gateway-1.pem"), "--operator-key",
+	}, argv[:10])
+	require.Regexp(t, "^O[A-Z2-7]{55}$", argv[10])
+	require.Equal(t, "--account-key", argv[11])
+	require.Regexp(t, "^A[A-Z2-7]{55}$", argv[12])
+	require.Len(t, argv, 13)
 
 	i.stop(t, syscall.SIGTERM)
 	i.requireNothingLeft(t)
@@ -174,8 +187,8 @@ func TestUpStartsAnnouncesAndStopsInOrder(t *testing.T) {
 	gateways := max(stoppedAt(t, i, "gateway-0"), stoppedAt(t, i, "gateway-1"))
 	require.Less(t, gateways, stoppedAt(t, i, "presence-0"))
 	require.Less(t, stoppedAt(t, i, "presence-0"), stoppedAt(t, i, "lease-0"))
-	_, err := nats.Connect(i.sum.NATSURL)
-	require.Error(t, err, "NATS is gone")
+	_, err = nats.Connect(i.sum.NATSURL)
+	require.ErrorIs(t, err, nats.ErrNoServers, "NATS is gone")
 }
 
 // stoppedAt is when a stand-in wrote that it stopped.

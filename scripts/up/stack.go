@@ -8,15 +8,16 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
 
+	"rollcall/scripts/broker"
 	"rollcall/scripts/demo"
 	"rollcall/scripts/internal/file"
 	"rollcall/scripts/keys"
 	"rollcall/scripts/token"
+	"rollcall/scripts/trust"
 	"rollcall/shared/daemon"
 	"rollcall/subjects"
 )
@@ -29,16 +30,20 @@ const (
 
 // stack is everything that runs.
 type stack struct {
-	config Config
-	ring   *keys.Ring
-	ports  ports
-	nats   *broker // nil when somebody else runs NATS
-	crew   *crew
+	config  Config
+	ring    *keys.Ring
+	ports   ports
+	nats    *broker.Broker // nil when somebody else runs NATS
+	natsLog *os.File
+	crew    *crew
+	demo    *issued
 
 	gateways, presence, lease []*process
 	instances                 []ed25519.PublicKey // of the gateways
 	tokens                    map[string]string   // of the tenants' operators
 	agents                    sync.WaitGroup
+	// told is done when the gateways have been told whose tokens count.
+	told sync.WaitGroup
 }
 
 // Run starts everything, says so on stdout and runs until ctx ends.
@@ -56,7 +61,7 @@ func Run(ctx context.Context, c Config, stdout, stderr io.Writer) error {
 		return err
 	}
 	defer lock.release()
-	s := &stack{config: c, tokens: map[string]string{}, crew: newCrew(ctx, c, stderr)}
+	s := &stack{config: c, tokens: map[string]string{}, crew: newCrew(ctx, c, stderr), demo: newIssued()}
 	defer s.crew.dismiss()
 	if err := s.run(ctx, stdout); err != nil && ctx.Err() == nil {
 		return err
@@ -87,6 +92,10 @@ func (s *stack) run(ctx context.Context, stdout io.Writer) error {
 	if err := s.start(); err != nil {
 		return err
 	}
+	telling, stopTelling := context.WithTimeout(ctx, readyTimeout)
+	defer s.told.Wait()
+	defer stopTelling()
+	s.told.Go(func() { s.tell(telling) })
 	if err := s.await(ctx); err != nil {
 		return err
 	}
@@ -103,9 +112,10 @@ func (s *stack) run(ctx context.Context, stdout io.Writer) error {
 	return nil
 }
 
-// prepare makes directories, keys and tokens, and chooses the ports.
+// prepare makes directories, keys, tokens and credentials, and chooses the
+// ports.
 func (s *stack) prepare(ctx context.Context) error {
-	for _, name := range []string{"logs", "tokens", "nats"} {
+	for _, name := range []string{"logs", "tokens", "nats", filepath.Join("nats-cli", "nats", "context")} {
 		if err := os.MkdirAll(filepath.Join(s.config.Dir, name), 0o700); err != nil {
 			return fmt.Errorf("make directory: %w", err)
 		}
@@ -123,8 +133,17 @@ func (s *stack) prepare(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := s.prepareCreds(); err != nil {
+		return err
+	}
 	s.ports, err = assign(ctx, s.config)
-	return err
+	if err != nil {
+		return err
+	}
+	if err := file.Replace(filepath.Join(s.config.Dir, trust.URLFile), []byte(s.natsURL()+"\n")); err != nil {
+		return err
+	}
+	return s.writeContexts()
 }
 
 func (s *stack) tokenFile(tenant string) string {
@@ -136,7 +155,7 @@ func (s *stack) tokenFile(tenant string) string {
 func (s *stack) start() error {
 	if s.config.NATSURL == "" {
 		var err error
-		if s.nats, err = startBroker(s.config.Dir, s.ports); err != nil {
+		if s.nats, err = s.startBroker(); err != nil {
 			return err
 		}
 	}
@@ -151,8 +170,9 @@ func (s *stack) start() error {
 		if err != nil {
 			return err
 		}
-		p, err := s.crew.start("gateway-"+strconv.Itoa(n), "gateway", port,
-			"--nats-url", s.natsURL(), "--key-file", path, "--trusted-issuer", s.ring.Issuer())
+		name := processName("gateway", n)
+		p, err := s.crew.start(name, "gateway", port, append(s.natsArgs(name),
+			"--key-file", path, "--operator-key", s.ring.Operator(), "--account-key", s.ring.Account())...)
 		if err != nil {
 			return err
 		}
@@ -163,7 +183,8 @@ func (s *stack) start() error {
 
 func (s *stack) startAll(into *[]*process, binary string, ports []int) error {
 	for n, port := range ports {
-		p, err := s.crew.start(binary+"-"+strconv.Itoa(n), binary, port, "--nats-url", s.natsURL())
+		name := processName(binary, n)
+		p, err := s.crew.start(name, binary, port, s.natsArgs(name)...)
 		if err != nil {
 			return err
 		}
@@ -248,9 +269,11 @@ func (s *stack) populate(ctx context.Context) error {
 	return nil
 }
 
+// agentToken is a token for a demo agent, who comes back with the same one for
+// half its life, unless it is revoked.
 func (s *stack) agentToken(tenant, agent string) (string, error) {
 	grant := token.Grant{Tenant: tenant, Agent: agent, Role: subjects.RoleClient, Scopes: []string{"lease.use"}, TTL: token.DefaultTTL}
-	return token.Mint(s.ring, grant, time.Now())
+	return s.demo.get(s.ring, tenant+"/"+agent, time.Now(), func(now time.Time) (string, error) { return token.Mint(s.ring, grant, now) })
 }
 
 // stop ends what runs, dependents first. Demo agents are gone by then.
@@ -259,6 +282,9 @@ func (s *stack) stop() {
 		s.crew.stop(group)
 	}
 	if s.nats != nil {
-		s.nats.stop()
+		s.nats.Stop()
+	}
+	if s.natsLog != nil {
+		_ = s.natsLog.Close()
 	}
 }

@@ -24,6 +24,7 @@ import (
 	"rollcall/scripts/keys"
 	"rollcall/shared/bus"
 	"rollcall/subjects"
+	"rollcall/subjects/access"
 )
 
 // facts is the line that bin/up --json prints.
@@ -193,13 +194,21 @@ func (s *stack) pids() []int {
 	return pids
 }
 
-// conn is the test's own connection to the stack's NATS server.
+// adminCreds are the operator's own for NATS; none where that is not up's.
+func (s *stack) adminCreds() string {
+	if s.external {
+		return ""
+	}
+	return s.ring.CredsFile("admin")
+}
+
+// conn is the test's own connection to the stack's NATS server, as its operator.
 func (s *stack) conn() *bus.Conn {
 	s.t.Helper()
 	if s.nats == nil {
 		ctx, cancel := context.WithTimeout(s.t.Context(), patience)
 		defer cancel()
-		conn, err := bus.Connect(ctx, bus.Options{URL: s.NATSURL, Name: "e2e", Log: zerolog.Nop()})
+		conn, err := bus.Connect(ctx, bus.Options{URL: s.NATSURL, Name: "e2e", CredsFile: s.adminCreds(), Log: zerolog.Nop()})
 		require.NoError(s.t, err)
 		s.nats = conn
 	}
@@ -376,10 +385,15 @@ func (s *stack) addresses() []string {
 	return addresses
 }
 
-// core opens a plain connection to NATS, as the nats command does.
+// core opens a plain connection to NATS, as the nats command does with the
+// credentials that up hands out for listening to tenant acme.
 func (s *stack) core(t *testing.T) *nats.Conn {
 	t.Helper()
-	nc, err := nats.Connect(s.NATSURL)
+	creds := filepath.Join(t.TempDir(), "tail.creds")
+	require.NoError(t, os.WriteFile(creds, []byte(s.Tenants[acme].TailCreds), 0o600))
+	user, err := bus.UserOf(creds)
+	require.NoError(t, err)
+	nc, err := nats.Connect(s.NATSURL, nats.UserCredentials(creds), nats.CustomInboxPrefix(access.InboxPrefix(user)))
 	require.NoError(t, err)
 	t.Cleanup(nc.Close)
 	return nc

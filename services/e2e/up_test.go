@@ -59,7 +59,7 @@ func TestUpLine(t *testing.T) {
 		require.Equal(t, []string{"operator_token", "tail_creds"}, keysOf(t, tenant))
 	}
 	require.True(t, filepath.IsAbs(s.Dir))
-	require.Empty(t, s.Tenants[acme].TailCreds, "NATS has no authentication")
+	require.NotEqual(t, s.Tenants[acme].TailCreds, s.Tenants["globex"].TailCreds)
 	for _, url := range []string{s.Gateways[0].URL, s.Gateways[1].URL, s.Presence[0].URL, s.Presence[1].URL, s.Lease[0].URL} {
 		for _, path := range []string{"/healthz", "/readyz", "/metrics"} {
 			response, err := http.Get(url + path)
@@ -189,6 +189,7 @@ func TestUpWithOtherServer(t *testing.T) {
 		"--nats-url", server.URL(), "--gateways", "1", "--presence", "1", "--lease", "1", "--agents", "5",
 	}})
 	require.Equal(t, server.URL(), s.NATSURL)
+	require.Empty(t, s.Tenants[acme].TailCreds, "NATS has no authentication")
 	var page listing
 	await(t, "five demo agents", func() bool {
 		require.Equal(t, http.StatusOK, s.get(t, s.Gateways[0], "/presence", s.Tenants[acme].OperatorToken, &page))

@@ -18,7 +18,12 @@ type Config struct {
 	daemon.Common
 	// KeyFile holds the gateway's device key, an Ed25519 key in PEM (PKCS #8).
 	KeyFile string
-	// TrustedIssuers are the account signing keys whose tokens count.
+	// OperatorKeys vouch for the account AccountKey: what one of them says of it
+	// in SETTINGS decides whose tokens count.
+	OperatorKeys []string
+	AccountKey   string
+	// TrustedIssuers are the account signing keys whose tokens count where there
+	// is no operator.
 	TrustedIssuers []string
 
 	Heartbeat        time.Duration
@@ -46,9 +51,13 @@ func ParseConfig(args, env []string) (Config, map[string]string, error) {
 	s := daemon.NewSettings("gateway")
 	s.Common(&c.Common, "127.0.0.1:8080")
 	s.String(&c.KeyFile, "key-file", "", "PEM file with the gateway's Ed25519 key (PKCS #8); required")
-	s.Strings(&c.TrustedIssuers, "trusted-issuer", nil, "account signing key (A…) whose tokens are accepted; required")
+	s.Strings(&c.OperatorKeys, "operator-key", nil, "public key (O…) of the operator who vouches for the account")
+	s.String(&c.AccountKey, "account-key", "", "public key (A…) of the account whose signing keys issue tokens; required with operator-key")
+	s.Strings(&c.TrustedIssuers, "trusted-issuer", nil, "account signing key (A…) whose tokens are accepted; required without operator-key")
 	s.Check("key-file", func() error { return required(c.KeyFile) })
-	s.Check("trusted-issuer", func() error { return checkIssuers(c.TrustedIssuers) })
+	s.Check("operator-key", func() error { return checkOperators(c.OperatorKeys) })
+	s.Check("account-key", func() error { return c.checkAccount() })
+	s.Check("trusted-issuer", func() error { return c.checkIssuers() })
 	c.durations(s)
 	c.limits(s)
 	if err := s.Parse(args, env); err != nil {
@@ -121,14 +130,40 @@ func required(value string) error {
 	return nil
 }
 
-func checkIssuers(issuers []string) error {
-	if len(issuers) == 0 {
-		return errors.New("is required")
+// Keys are not quoted where they are refused: a seed ends up there by mistake
+// sooner or later.
+var errNoAccountKey = errors.New("is no account public key (A…)")
+
+func checkOperators(operators []string) error {
+	for _, operator := range operators {
+		if !nkeys.IsValidPublicOperatorKey(operator) {
+			return errors.New("is no operator public key (O…)")
+		}
 	}
-	for _, issuer := range issuers {
+	return nil
+}
+
+func (c *Config) checkAccount() error {
+	switch {
+	case (c.AccountKey == "") != (len(c.OperatorKeys) == 0):
+		return errors.New("goes with operator-key, and operator-key with it")
+	case c.AccountKey != "" && !nkeys.IsValidPublicAccountKey(c.AccountKey):
+		return errNoAccountKey
+	default:
+		return nil
+	}
+}
+
+func (c *Config) checkIssuers() error {
+	switch {
+	case len(c.OperatorKeys) > 0 && len(c.TrustedIssuers) > 0:
+		return errors.New("is for stacks without an operator-key")
+	case len(c.OperatorKeys) == 0 && len(c.TrustedIssuers) == 0:
+		return errors.New("is required without operator-key")
+	}
+	for _, issuer := range c.TrustedIssuers {
 		if !nkeys.IsValidPublicAccountKey(issuer) {
-			// The value is not quoted: a seed ends up here by mistake sooner or later.
-			return errors.New("is no account public key (A…)")
+			return errNoAccountKey
 		}
 	}
 	return nil

@@ -58,6 +58,41 @@ func TestConfigDefaults(t *testing.T) {
 	require.Equal(t, "15s", shown["gateway-ping"])
 }
 
+// TestConfigOfTrust holds that either an operator says whose tokens count, or a
+// list does.
+func TestConfigOfTrust(t *testing.T) {
+	t.Parallel()
+	account, err := nkeys.CreateAccount()
+	require.NoError(t, err)
+	issuer := publicKey(t, account)
+	pair, err := nkeys.CreateOperator()
+	require.NoError(t, err)
+	operator := publicKey(t, pair)
+	seed, err := pair.Seed()
+	require.NoError(t, err)
+
+	c, _, err := ParseConfig([]string{"--key-file", "k.pem", "--operator-key", operator, "--account-key", issuer}, nil)
+	require.NoError(t, err)
+	require.Equal(t, []string{operator}, c.OperatorKeys)
+	require.Equal(t, issuer, c.AccountKey)
+	for name, test := range map[string]struct {
+		args []string
+		want string
+	}{
+		"nothing":          {nil, "--trusted-issuer: is required"},
+		"no account":       {[]string{"--operator-key", operator}, "--account-key: goes with"},
+		"no operator":      {[]string{"--account-key", issuer, "--trusted-issuer", issuer}, "--account-key: goes with"},
+		"both":             {[]string{"--operator-key", operator, "--account-key", issuer, "--trusted-issuer", issuer}, "--trusted-issuer: is for"},
+		"no operator's":    {[]string{"--operator-key", issuer, "--account-key", issuer}, "--operator-key: is no"},
+		"no account's":     {[]string{"--operator-key", operator, "--account-key", operator}, "--account-key: is no"},
+		"the seed instead": {[]string{"--operator-key", string(seed), "--account-key", string(seed)}, "--operator-key: is no"},
+	} {
+		_, _, err := ParseConfig(append(test.args, "--key-file", "k.pem"), nil)
+		require.ErrorContains(t, err, test.want, name)
+		require.NotContains(t, err.Error(), string(seed), name)
+	}
+}
+
 func TestLoadInstance(t *testing.T) {
 	t.Parallel()
 	id, err := loadInstance(keyFile(t))

@@ -15,6 +15,7 @@ import (
 	"rollcall/shared/bus"
 	"rollcall/shared/daemon"
 	"rollcall/subjects"
+	"rollcall/subjects/access"
 )
 
 // Main runs a gateway process until ctx ends.
@@ -45,7 +46,8 @@ type Gateway struct {
 	// ownConnection is the connection_id of the gateway itself.
 	ownConnection string
 
-	trust     token.Trust
+	trust     *token.Trust
+	trusted   synced
 	listener  net.Listener
 	sampler   zerolog.Sampler // of refusals over HTTP
 	health    *daemon.Health
@@ -80,7 +82,7 @@ func New(ctx context.Context, cfg Config, log zerolog.Logger) (*Gateway, error) 
 	}
 	g := &Gateway{
 		cfg: cfg, id: id, incarnation: subjects.NewID(), ownConnection: subjects.NewID(), startedAt: time.Now().UTC(),
-		trust: token.NewTrust(cfg.TrustedIssuers), listener: listener, health: daemon.NewHealth(),
+		trust: newTrust(cfg), trusted: synced{c: make(chan struct{})}, listener: listener, health: daemon.NewHealth(),
 		admission: newAdmission(cfg.MaxConnections), upgrades: newUpgrades(cfg.UpgradeRate), roster: newRoster(),
 		sampler: newSampler(), streams: newStreams(cfg.MaxConnections),
 	}
@@ -89,6 +91,7 @@ func New(ctx context.Context, cfg Config, log zerolog.Logger) (*Gateway, error) 
 	g.view = newView(g.log)
 	g.feeds = newFeeds(g.view, g.log, g.metrics)
 	g.edge = newEdge(g.log)
+	g.awaitTrust()
 	return g, nil
 }
 
@@ -116,7 +119,8 @@ func (g *Gateway) Run(ctx context.Context) error {
 // serve is Run without HTTP, which outlives everything else.
 func (g *Gateway) serve(ctx context.Context, web *tasks) error {
 	conn, err := bus.Connect(ctx, bus.Options{
-		URL: g.cfg.NATSURL, Name: "rollcall gateway " + g.id, CredsFile: g.cfg.NATSCreds, Log: g.log,
+		URL: g.cfg.NATSURL, Name: "rollcall gateway " + g.id, Log: g.log,
+		CredsFile: g.cfg.NATSCreds, InboxPrefix: g.cfg.NATSInboxPrefix, LeaderReads: true,
 	})
 	if err != nil {
 		return unlessEnded(ctx, fmt.Errorf("connect: %w", err))
@@ -198,12 +202,12 @@ func (g *Gateway) retreat(ctx context.Context, keeper *tasks, cause error) {
 
 // ensure creates the streams and buckets that are missing.
 func (g *Gateway) ensure(ctx context.Context) error {
-	for _, s := range subjects.Streams(g.cfg.EventsMaxAge) {
+	for _, s := range access.Streams(access.Gateway, g.cfg.EventsMaxAge) {
 		if err := g.conn.EnsureStream(ctx, bus.Stream(s), g.cfg.Replicas); err != nil {
 			return fmt.Errorf("prepare JetStream: %w", err)
 		}
 	}
-	for _, b := range subjects.Buckets() {
+	for _, b := range access.Buckets(access.Gateway) {
 		if err := g.conn.EnsureBucket(ctx, bus.Bucket(b), g.cfg.Replicas); err != nil {
 			return fmt.Errorf("prepare JetStream: %w", err)
 		}
@@ -212,7 +216,7 @@ func (g *Gateway) ensure(ctx context.Context) error {
 }
 
 // follow starts the view and what feeds sockets, and returns when the view is
-// complete.
+// complete and somebody's tokens count.
 func (g *Gateway) follow(ctx context.Context, background *tasks, presence, gateways *bus.KV) error {
 	events, err := g.conn.Extent(ctx, subjects.StreamEvents)
 	if err != nil {
@@ -235,9 +239,9 @@ func (g *Gateway) follow(ctx context.Context, background *tasks, presence, gatew
 		return fmt.Errorf("open bucket: %w", err)
 	}
 	background.run("follow "+subjects.BucketSettings, func(ctx context.Context) error {
-		return settings.Watch(ctx, "*.presence", g.applySetting)
+		return settings.Watch(ctx, ">", g.applySetting)
 	})
-	for _, done := range []<-chan struct{}{g.view.presenceSynced.c, g.view.gatewaysSynced.c} {
+	for _, done := range []<-chan struct{}{g.view.presenceSynced.c, g.view.gatewaysSynced.c, g.trusted.c} {
 		select {
 		case <-done:
 		case <-background.failed:
@@ -256,8 +260,12 @@ func (g *Gateway) follow(ctx context.Context, background *tasks, presence, gatew
 // applySetting takes a tenant's settings. One that is not valid is logged and
 // leaves the last good one in force.
 func (g *Gateway) applySetting(u bus.Update) {
-	tenant, _, err := subjects.ParseSettingsKey(u.Key)
-	if u.Synced || err != nil {
+	if u.Key == subjects.SettingsAccount {
+		g.applyAccount(u)
+		return
+	}
+	tenant, area, err := subjects.ParseSettingsKey(u.Key)
+	if u.Synced || err != nil || area != "presence" {
 		return
 	}
 	var settings subjects.PresenceSettings

@@ -126,6 +126,7 @@ func (s *socket) enter(life context.Context) {
 		return
 	}
 	defer s.gateway.roster.remove(s)
+	s.checkStanding() // what was revoked between the two found no socket
 	s.deadline = time.AfterFunc(s.gateway.cfg.HandshakeTimeout, s.timeOut)
 	s.run(life)
 }

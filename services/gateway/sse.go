@@ -38,11 +38,12 @@ func (g *Gateway) getEvents(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	out := newQueue(g.cfg.SendQueue, g.cfg.SendBytes)
-	if err := g.streams.enter(bearer.Tenant, out); err != nil {
+	if err := g.streams.enter(bearer, out); err != nil {
 		g.writeError(w, err)
 		return
 	}
 	defer g.streams.leave(bearer.Tenant, out)
+	g.streams.check(g.trust.Standing) // what was revoked since the token was read
 	if err := g.stream(w, r, bearer, ask, out); err != nil {
 		g.writeError(w, err)
 	}
@@ -118,25 +119,36 @@ type streams struct {
 
 	mu     sync.Mutex
 	closed bool
-	open   map[*queue]struct{}
+	open   map[*queue]token.Token
 }
 
 func newStreams(limit int) *streams {
-	return &streams{places: newAdmission(limit), open: map[*queue]struct{}{}}
+	return &streams{places: newAdmission(limit), open: map[*queue]token.Token{}}
 }
 
 // enter gives a tenant's stream a place.
-func (s *streams) enter(tenant string, out *queue) error {
+func (s *streams) enter(bearer token.Token, out *queue) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
 		return unavailable()
 	}
-	if !s.places.take(tenant) {
+	if !s.places.take(bearer.Tenant) {
 		return &subjects.Problem{Code: subjects.CodeTenantFull, Message: "the tenant has as many streams as it may have"}
 	}
-	s.open[out] = struct{}{}
+	s.open[out] = bearer
 	return nil
+}
+
+// check ends the streams whose token has stopped counting.
+func (s *streams) check(standing func(token.Token) error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for out, bearer := range s.open {
+		if standing(bearer) != nil {
+			out.close(true)
+		}
+	}
 }
 
 func (s *streams) leave(tenant string, out *queue) {

@@ -187,3 +187,20 @@ func TestTombstoneLapses(t *testing.T) {
 	}, "no tombstone")
 	require.Equal(t, tombstoneTTL, s.ttl(key))
 }
+
+// TestForeignDeliveriesAreRefused hands on what another consumer delivers to this
+// service's subject.
+func TestForeignDeliveriesAreRefused(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	p := s.start()
+	ada := s.peer("ada")
+	m, _ := ada.command("request", subjects.NewID(), subjects.LeaseRequest{Resource: "repo"})
+	for _, from := range []source{
+		{subjects.StreamCommands, "somebody"}, {subjects.StreamEvents, commandsName}, {subjects.StreamCommands, closesName},
+	} {
+		d := s.delivery(m, 1)
+		d.Stream, d.Consumer = from.stream, from.consumer
+		require.ErrorIs(t, p.handle(t.Context(), d), errForeign)
+	}
+}

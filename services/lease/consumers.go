@@ -16,13 +16,13 @@ import (
 const (
 	// deliverSubject is where both consumers deliver, and deliverGroup the
 	// queue group that shares it. No stream captures it.
-	deliverSubject = "tenant." + subjects.SystemTenant + ".deliver.lease"
+	deliverSubject = subjects.DeliverLease
 	deliverGroup   = "lease"
 
 	// commandsName is the consumer of commands and fired timers, closesName
 	// the one of closed connections.
-	commandsName = "lease-commands"
-	closesName   = "lease-closes"
+	commandsName = subjects.ConsumerCommands
+	closesName   = subjects.ConsumerCloses
 
 	// maxPending bounds what is under way over all processes.
 	maxPending = 1000

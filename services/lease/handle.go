@@ -12,6 +12,12 @@ import (
 	"rollcall/subjects"
 )
 
+// errForeign says that a delivery comes from no consumer of this service.
+var errForeign = errors.New("not a consumer of this service")
+
+// source is where a delivery comes from, as the server says it.
+type source struct{ stream, consumer string }
+
 // handle takes one delivery of either consumer.
 func (s *Service) handle(ctx context.Context, d *bus.Delivery) error {
 	subject, err := subjects.Parse(d.Subject)
@@ -19,9 +25,13 @@ func (s *Service) handle(ctx context.Context, d *bus.Delivery) error {
 		s.metrics.malformed.Inc()
 		return bus.Permanent(fmt.Errorf("subject %q: %w", d.Subject, err))
 	}
-	switch {
-	case d.Consumer == closesName:
+	switch from := (source{d.Stream, d.Consumer}); {
+	case from == (source{subjects.StreamEvents, closesName}):
 		err = s.handleClosed(ctx, d, subject)
+	case from != (source{subjects.StreamCommands, commandsName}):
+		// Somebody made a consumer that delivers here: NATS does not check where to.
+		s.metrics.malformed.Inc()
+		return bus.Permanent(fmt.Errorf("delivery of consumer %q on %s: %w", d.Consumer, d.Stream, errForeign))
 	case subject.Name == subjects.CommandTimer:
 		err = s.handleTimer(ctx, d, subject)
 	default:

@@ -15,6 +15,7 @@ import (
 	"rollcall/shared/bus"
 	"rollcall/shared/daemon"
 	"rollcall/subjects"
+	"rollcall/subjects/access"
 )
 
 // Service is one lease process.
@@ -97,7 +98,10 @@ func (s *Service) Run(ctx context.Context, listener net.Listener) error {
 
 // work connects and runs every part of the service until ctx ends.
 func (s *Service) work(ctx context.Context) error {
-	conn, err := bus.Connect(ctx, bus.Options{URL: s.config.NATSURL, Name: "rollcall lease", CredsFile: s.config.NATSCreds, Log: s.log})
+	conn, err := bus.Connect(ctx, bus.Options{
+		URL: s.config.NATSURL, Name: "rollcall lease", Log: s.log,
+		CredsFile: s.config.NATSCreds, InboxPrefix: s.config.NATSInboxPrefix,
+	})
 	if err != nil {
 		return unlessStopped(ctx, err)
 	}
@@ -132,15 +136,15 @@ func (s *Service) disconnect(ctx context.Context) {
 	}
 }
 
-// open ensures the streams, buckets and consumers. It makes all streams and
-// buckets: any process of the stack may be the first one that starts.
+// open ensures the consumers, and the streams and buckets that the service uses:
+// any process of the stack may be the first one that starts.
 func (s *Service) open(ctx context.Context) error {
-	for _, stream := range subjects.Streams(s.config.EventsMaxAge) {
+	for _, stream := range access.Streams(access.Lease, s.config.EventsMaxAge) {
 		if err := s.conn.EnsureStream(ctx, bus.Stream(stream), s.config.Replicas); err != nil {
 			return err
 		}
 	}
-	for _, bucket := range subjects.Buckets() {
+	for _, bucket := range access.Buckets(access.Lease) {
 		if err := s.conn.EnsureBucket(ctx, bus.Bucket(bucket), s.config.Replicas); err != nil {
 			return err
 		}

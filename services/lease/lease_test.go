@@ -15,7 +15,7 @@ import (
 	"rollcall/services/lease"
 	"rollcall/shared/bus/bustest"
 	"rollcall/shared/daemon"
-	"rollcall/subjects"
+	"rollcall/subjects/access"
 )
 
 const soon = 15 * time.Second
@@ -71,12 +71,12 @@ func TestStartsEnsuresAndStops(t *testing.T) {
 	eventually(t, base+"/readyz", http.StatusOK)
 
 	js := server.Connect(t).JS()
-	for _, stream := range subjects.Streams(time.Hour) {
+	for _, stream := range access.Streams(access.Lease, time.Hour) {
 		got, err := js.Stream(t.Context(), stream.Name)
 		require.NoError(t, err, stream.Name)
 		require.Equal(t, stream.Subjects, got.CachedInfo().Config.Subjects)
 	}
-	for _, bucket := range subjects.Buckets() {
+	for _, bucket := range access.Buckets(access.Lease) {
 		_, err := js.KeyValue(t.Context(), bucket.Name)
 		require.NoError(t, err, bucket.Name)
 	}

@@ -16,13 +16,13 @@ import (
 const (
 	// deliverSubject is where all of presence's consumers deliver, and
 	// deliverGroup the queue group that shares it. No stream captures it.
-	deliverSubject = "tenant." + subjects.SystemTenant + ".deliver.presence"
+	deliverSubject = subjects.DeliverPresence
 	deliverGroup   = "presence"
 
 	// registrarName is the consumer that sees every opened connection.
-	registrarName = "presence-registrar"
+	registrarName = subjects.ConsumerRegistrar
 	// instancesName is the consumer for peers without an agent.
-	instancesName = "presence-instances"
+	instancesName = subjects.ConsumerInstances
 	// agentPrefix starts the name of an agent's consumer; "=" occurs in no id,
 	// so the parts cannot run into each other.
 	agentPrefix = "presence="

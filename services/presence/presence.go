@@ -18,6 +18,7 @@ import (
 	"rollcall/shared/bus"
 	"rollcall/shared/daemon"
 	"rollcall/subjects"
+	"rollcall/subjects/access"
 )
 
 // Service is one presence process.
@@ -104,7 +105,10 @@ func (s *Service) Run(ctx context.Context, listener net.Listener) error {
 
 // work connects and runs every part of the service until ctx ends.
 func (s *Service) work(ctx context.Context) error {
-	conn, err := bus.Connect(ctx, bus.Options{URL: s.config.NATSURL, Name: "rollcall presence", CredsFile: s.config.NATSCreds, Log: s.log})
+	conn, err := bus.Connect(ctx, bus.Options{
+		URL: s.config.NATSURL, Name: "rollcall presence", Log: s.log,
+		CredsFile: s.config.NATSCreds, InboxPrefix: s.config.NATSInboxPrefix,
+	})
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil
@@ -136,12 +140,12 @@ func (s *Service) disconnect(ctx context.Context) {
 
 // open ensures the streams, buckets and shared consumers.
 func (s *Service) open(ctx context.Context) error {
-	for _, stream := range subjects.Streams(s.config.EventsMaxAge) {
+	for _, stream := range access.Streams(access.Presence, s.config.EventsMaxAge) {
 		if err := s.conn.EnsureStream(ctx, bus.Stream(stream), s.config.Replicas); err != nil {
 			return err
 		}
 	}
-	for _, bucket := range subjects.Buckets() {
+	for _, bucket := range access.Buckets(access.Presence) {
 		if err := s.conn.EnsureBucket(ctx, bus.Bucket(bucket), s.config.Replicas); err != nil {
 			return err
 		}

@@ -22,6 +22,7 @@ type Stream struct {
 	WorkQueue          bool // a message goes when it is acknowledged
 	Memory             bool
 	Schedules          bool // messages may be scheduled
+	Fixed              bool // one that exists is left as it is
 }
 
 // Bucket says what a bucket must at least offer. It keeps one message per key.
@@ -29,6 +30,7 @@ type Bucket struct {
 	Name, Description string
 	MarkerTTL         time.Duration // how long a lapsed row's marker stays
 	MaxValueSize      int32
+	Fixed             bool // one that exists is left as it is
 }
 
 // ensureAttempts bounds the races with other processes that ensure the same.
@@ -36,7 +38,8 @@ const ensureAttempts = 10
 
 // EnsureStream creates the stream, or raises what is smaller than s asks for.
 // It never shrinks anything, so what an operator enlarged stays. Any number of
-// processes may do it at once.
+// processes may do it at once. A fixed one is only created, and refused if
+// it is there and does not fit.
 // A stream in memory is also made again after every reconnect, because a server
 // on its own forgets it when it restarts.
 // NB: raising reads, then writes; an operator's change in between is lost.
@@ -47,7 +50,7 @@ func (c *Conn) EnsureStream(ctx context.Context, s Stream, replicas int) error {
 		return err
 	}
 	ensure := func(ctx context.Context) error {
-		if err := c.ensure(ctx, want, create); err != nil {
+		if err := c.ensure(ctx, want, s.Fixed, create); err != nil {
 			return fmt.Errorf("ensure stream %q: %w", s.Name, err)
 		}
 		return nil
@@ -69,19 +72,19 @@ func (c *Conn) EnsureBucket(ctx context.Context, b Bucket, replicas int) error {
 		})
 		return err
 	}
-	if err := c.ensure(ctx, b.config(replicas), create); err != nil {
+	if err := c.ensure(ctx, b.config(replicas), b.Fixed, create); err != nil {
 		return fmt.Errorf("ensure bucket %q: %w", b.Name, err)
 	}
 	return nil
 }
 
-// ensure creates a stream or raises the one that is there.
-func (c *Conn) ensure(ctx context.Context, want jetstream.StreamConfig, create func(context.Context) error) error {
+// ensure creates a stream or raises the one that is there, unless it is fixed.
+func (c *Conn) ensure(ctx context.Context, want jetstream.StreamConfig, fixed bool, create func(context.Context) error) error {
 	ctx, cancel := bounded(ctx)
 	defer cancel()
 	var err error
 	for range ensureAttempts {
-		err = c.retry(ctx, func(ctx context.Context) error { return c.ensureOnce(ctx, want, create) })
+		err = c.retry(ctx, func(ctx context.Context) error { return c.ensureOnce(ctx, want, fixed, create) })
 		if err == nil || !raced(err) {
 			break
 		}
@@ -92,7 +95,7 @@ func (c *Conn) ensure(ctx context.Context, want jetstream.StreamConfig, create f
 	return err
 }
 
-func (c *Conn) ensureOnce(ctx context.Context, want jetstream.StreamConfig, create func(context.Context) error) error {
+func (c *Conn) ensureOnce(ctx context.Context, want jetstream.StreamConfig, fixed bool, create func(context.Context) error) error {
 	stream, err := c.js.Stream(ctx, want.Name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		if err = create(ctx); err == nil || !raced(err) {
@@ -105,7 +108,7 @@ func (c *Conn) ensureOnce(ctx context.Context, want jetstream.StreamConfig, crea
 	}
 	have := stream.CachedInfo().Config
 	raised, err := raise(have, want)
-	if err != nil || reflect.DeepEqual(have, raised) {
+	if err != nil || fixed || reflect.DeepEqual(have, raised) {
 		return err
 	}
 	_, err = c.js.UpdateStream(ctx, raised)

@@ -28,17 +28,25 @@ type Options struct {
 	URL       string // one or several server URLs, comma separated
 	Name      string // shown in the server's connection list
 	CredsFile string // a NATS creds file; empty: none
-	Log       zerolog.Logger
+	// InboxPrefix starts the subjects that answers come to. Empty is
+	// _INBOX_<user> with a creds file, which no other user may subscribe to, and
+	// the usual one without.
+	InboxPrefix string
+	// LeaderReads reads rows by asking the stream's leader, never a copy of a
+	// message itself, which is slower and takes less of a permission.
+	LeaderReads bool
+	Log         zerolog.Logger
 }
 
 // Conn is a connection to NATS that lives until Close. It reconnects for ever.
 // Nothing is buffered while it is down: a request made then fails and is
 // retried by whoever may retry it, so no write arrives long after its deadline.
 type Conn struct {
-	nc     *nats.Conn
-	js     jetstream.JetStream
-	log    zerolog.Logger
-	closed chan struct{} // closed when the connection is gone for good
+	nc          *nats.Conn
+	js          jetstream.JetStream
+	log         zerolog.Logger
+	leaderReads bool
+	closed      chan struct{} // closed when the connection is gone for good
 
 	mu   sync.Mutex
 	link link
@@ -53,16 +61,24 @@ type link struct {
 	end  context.CancelFunc
 }
 
-// Connect connects to NATS, trying again until ctx ends.
+// Connect connects to NATS, trying again until ctx ends. Credentials that
+// cannot be read are an error at once.
 func Connect(ctx context.Context, o Options) (*Conn, error) {
-	c := &Conn{log: o.Log, closed: make(chan struct{}), memory: map[string]func(context.Context) error{}}
+	c := &Conn{
+		log: o.Log, leaderReads: o.LeaderReads, closed: make(chan struct{}), memory: map[string]func(context.Context) error{},
+	}
 	c.link = newLink()
-	for attempt := 1; ; attempt++ {
-		nc, err := nats.Connect(o.URL, c.options(o)...)
+	opts, err := c.options(o)
+	if err != nil {
+		return nil, fmt.Errorf("connect to NATS: %w", err)
+	}
+	for said := ""; ; {
+		nc, err := nats.Connect(o.URL, opts...)
 		if err == nil {
 			return c.adopt(nc)
 		}
-		if attempt == 1 {
+		if said != err.Error() {
+			said = err.Error()
 			o.Log.Warn().Err(err).Msg("waiting for NATS")
 		}
 		if !pause(ctx, nil, reconnectWait+jitter(reconnectJitter)) {
@@ -82,7 +98,7 @@ func (c *Conn) adopt(nc *nats.Conn) (*Conn, error) {
 	return c, nil
 }
 
-func (c *Conn) options(o Options) []nats.Option {
+func (c *Conn) options(o Options) ([]nats.Option, error) {
 	opts := []nats.Option{
 		nats.Name(o.Name),
 		nats.Timeout(attemptTimeout),
@@ -101,10 +117,21 @@ func (c *Conn) options(o Options) []nats.Option {
 		nats.ClosedHandler(func(*nats.Conn) { c.shut() }),
 		nats.ErrorHandler(func(_ *nats.Conn, sub *nats.Subscription, err error) { c.asyncError(sub, err) }),
 	}
+	prefix := o.InboxPrefix
 	if o.CredsFile != "" {
 		opts = append(opts, nats.UserCredentials(o.CredsFile))
+		if prefix == "" {
+			user, err := UserOf(o.CredsFile)
+			if err != nil {
+				return nil, err
+			}
+			prefix = nats.InboxPrefix[:len(nats.InboxPrefix)-1] + "_" + user
+		}
 	}
-	return opts
+	if prefix != "" {
+		opts = append(opts, nats.CustomInboxPrefix(prefix))
+	}
+	return opts, nil
 }
 
 // NC is the core connection.

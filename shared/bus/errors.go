@@ -24,6 +24,7 @@ var (
 
 // Server error codes that nats.go has no sentinel for.
 const (
+	codeStreamNotCreated          jetstream.ErrorCode = 10049
 	codeWrongLastSequence         jetstream.ErrorCode = 10071
 	codeDuplicateInProcess        jetstream.ErrorCode = 10158
 	codeWrongLastSequenceReplicas jetstream.ErrorCode = 10164
@@ -74,12 +75,14 @@ func classify(err error) class {
 }
 
 // classifyCode reads a server's answer. Of a conflict there are two codes:
-// replicated streams answer racing writers with one of their own.
+// replicated streams answer racing writers with one of their own. A stream that
+// could not be created is worth another try: several clients that are the first
+// ones of an account get in each other's way in the server.
 func classifyCode(api *jetstream.APIError) class {
 	switch {
 	case api.ErrorCode == codeWrongLastSequence, api.ErrorCode == codeWrongLastSequenceReplicas:
 		return classConflict
-	case api.ErrorCode == codeDuplicateInProcess,
+	case api.ErrorCode == codeDuplicateInProcess, api.ErrorCode == codeStreamNotCreated,
 		api.Code == http.StatusServiceUnavailable, api.Code == http.StatusTooManyRequests:
 		return classTransient
 	default:

@@ -20,6 +20,7 @@ func TestSorted(t *testing.T) {
 		"10071":            {err: api(400, 10071), conflict: true},
 		"10164":            {err: api(400, 10164), conflict: true},
 		"10158":            {err: api(409, 10158), unavailable: true},
+		"10049":            {err: api(500, 10049), unavailable: true},
 		"no resources":     {err: api(503, 10023), unavailable: true},
 		"too many":         {err: api(429, 10167), unavailable: true},
 		"invalid ttl":      {err: api(400, 10165)},

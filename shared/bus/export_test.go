@@ -4,6 +4,6 @@ package bus
 // leader.
 func (b *KV) ByLeader() *KV {
 	c := *b
-	c.replicated = true
+	c.byLeader = true
 	return &c
 }

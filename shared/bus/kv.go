@@ -26,8 +26,9 @@ type KV struct {
 	name      string
 	stream    jetstream.Stream
 	markerTTL time.Duration
-	// replicated is set for a bucket that any of several servers may answer for.
-	replicated bool
+	// byLeader is set for a bucket that any of several servers may answer for, and
+	// where the connection asks for it.
+	byLeader bool
 }
 
 // Entry is what a bucket holds under a key.
@@ -50,7 +51,7 @@ func (c *Conn) Bucket(ctx context.Context, name string) (*KV, error) {
 		return nil, sorted(err, "open bucket %q", name)
 	}
 	config := kv.stream.CachedInfo().Config
-	kv.markerTTL, kv.replicated = config.SubjectDeleteMarkerTTL, config.Replicas > 1
+	kv.markerTTL, kv.byLeader = config.SubjectDeleteMarkerTTL, c.leaderReads || config.Replicas > 1
 	return kv, nil
 }
 
@@ -86,7 +87,7 @@ func (b *KV) Get(ctx context.Context, key string) (Entry, error) {
 // directly, which is faster; of several servers any would answer that way, one
 // that lags behind too, so the leader is asked.
 func (b *KV) last(ctx context.Context, subject string) (*jetstream.RawStreamMsg, error) {
-	if !b.replicated {
+	if !b.byLeader {
 		return b.stream.GetLastMsgForSubject(ctx, subject)
 	}
 	question, err := json.Marshal(map[string]string{"last_by_subj": subject})

@@ -14,20 +14,22 @@ const maxReplicas = 5 // JetStream's own bound
 
 // Common is what all processes of the stack are told.
 type Common struct {
-	NATSURL, NATSCreds, Listen, LogLevel string
-	Replicas                             int
-	EventsMaxAge, ShutdownTimeout        time.Duration
+	NATSURL, NATSCreds, NATSInboxPrefix string
+	Listen, LogLevel                    string
+	Replicas                            int
+	EventsMaxAge, ShutdownTimeout       time.Duration
 }
 
 // commonNames are the flags that Common registers.
 func commonNames() []string {
-	return []string{"nats-url", "nats-creds", "listen", "log-level", "replicas", "events-max-age", "shutdown-timeout"}
+	return []string{"nats-url", "nats-creds", "nats-inbox-prefix", "listen", "log-level", "replicas", "events-max-age", "shutdown-timeout"}
 }
 
 // Common registers the settings that every process has.
 func (s *Settings) Common(c *Common, listenDefault string) {
 	s.String(&c.NATSURL, "nats-url", "nats://127.0.0.1:4222", "NATS server URLs, comma separated")
 	s.String(&c.NATSCreds, "nats-creds", "", "NATS creds file")
+	s.String(&c.NATSInboxPrefix, "nats-inbox-prefix", "", "what NATS inboxes start with; with a creds file _INBOX_<user> by default")
 	s.String(&c.Listen, "listen", listenDefault, "address for HTTP, host:port; port 0 picks one")
 	s.String(&c.LogLevel, "log-level", "info", "debug, info, warn or error")
 	s.Int(&c.Replicas, "replicas", 1, "JetStream replicas of streams and buckets, 1 to 5")

@@ -1,15 +1,14 @@
 // Package token reads access tokens: NATS user JWTs whose tags say which
 // tenant, agent, role and scopes the bearer has.
 //
-// Verification is a pure function of the token's text, the trusted issuers and
-// the time. A refusal is a *RefusedError: its class may be logged, and it
+// Verification is a pure function of the token's text, of what is known of the
+// issuers, and of the time. A refusal is a *RefusedError: its class may be logged, and it
 // never holds any part of the token.
 package token
 
 import (
 	"crypto/ed25519"
 	"encoding/base64"
-	"slices"
 	"strings"
 	"time"
 
@@ -38,6 +37,9 @@ type Token struct {
 	// Expires is zero for a token that never expires.
 	Expires time.Time
 	ID      string
+	// Issuer is the key that signed it, IssuedAt when.
+	Issuer   string
+	IssuedAt time.Time
 }
 
 // Class says why a token is refused, in words that hold nothing of the token.
@@ -53,6 +55,8 @@ const (
 	BadTenant       Class = "not exactly one valid tenant"
 	BadAgent        Class = "more than one agent or an invalid one"
 	BadRole         Class = "not exactly one known role"
+	Revoked         Class = "revoked"
+	BeyondIssuer    Class = "a scope that its issuer may not grant"
 )
 
 // RefusedError is a token's refusal.
@@ -61,17 +65,9 @@ type RefusedError struct{ Class Class }
 // Error names the class.
 func (e *RefusedError) Error() string { return "token: " + string(e.Class) }
 
-// Trust holds the public keys of the account signing keys whose tokens count.
-type Trust struct{ issuers []string }
-
-// NewTrust trusts the given account public keys and no others. In particular
-// an account's identity key is not trusted by way of its signing keys, nor the
-// other way round.
-func NewTrust(issuers []string) Trust { return Trust{issuers: slices.Clone(issuers)} }
-
-// Verify checks signature, issuer, time and tags of a token. The empty text is
-// a missing token.
-func (t Trust) Verify(text string, now time.Time) (Token, error) {
+// Verify checks signature, issuer, time, tags and revocation of a token. The
+// empty text is a missing token.
+func (t *Trust) Verify(text string, now time.Time) (Token, error) {
 	if text == "" {
 		return Token{}, &RefusedError{Class: Missing}
 	}
@@ -85,13 +81,21 @@ func (t Trust) Verify(text string, now time.Time) (Token, error) {
 	if err != nil {
 		return Token{}, &RefusedError{Class: Malformed}
 	}
-	if !slices.Contains(t.issuers, claims.Issuer) {
+	known := t.known.Load()
+	if known == nil || known.issuers[claims.Issuer] == "" || t.account != "" && claims.IssuerAccount != t.account {
 		return Token{}, &RefusedError{Class: UntrustedIssuer}
 	}
 	if err := checkTime(claims, now); err != nil {
 		return Token{}, err
 	}
-	return read(claims)
+	token, err := read(claims)
+	if err == nil {
+		err = known.check(token)
+	}
+	if err != nil {
+		return Token{}, err
+	}
+	return token, nil
 }
 
 func checkTime(claims *jwt.UserClaims, now time.Time) error {
@@ -110,7 +114,7 @@ func read(claims *jwt.UserClaims) (Token, error) {
 	tags := split(claims.Tags)
 	t := Token{
 		Subject: claims.Subject, Bearer: claims.BearerToken, ID: claims.ID,
-		Scopes: scopesOf(tags["scope"]),
+		Scopes: scopesOf(tags["scope"]), Issuer: claims.Issuer, IssuedAt: time.Unix(claims.IssuedAt, 0).UTC(),
 	}
 	if claims.Expires != 0 {
 		t.Expires = time.Unix(claims.Expires, 0).UTC()
