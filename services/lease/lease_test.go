@@ -18,7 +18,7 @@ import (
 	"rollcall/subjects/access"
 )
 
-const soon = 15 * time.Second
+const soon = 45 * time.Second
 
 // start runs a service and returns its base URL and what stops it and waits.
 func start(t *testing.T, natsURL string) (base string, stop func()) {

@@ -22,7 +22,7 @@ import (
 )
 
 const (
-	patience = 20 * time.Second
+	patience = 45 * time.Second
 	tick     = 10 * time.Millisecond
 )
 

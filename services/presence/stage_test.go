@@ -21,7 +21,7 @@ import (
 )
 
 const (
-	patience = 20 * time.Second
+	patience = 45 * time.Second
 	tick     = 20 * time.Millisecond
 )
 

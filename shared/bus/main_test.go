@@ -16,7 +16,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const (
-	soon = 10 * time.Second
+	soon = 30 * time.Second
 	tick = 5 * time.Millisecond
 )
 

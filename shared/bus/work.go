@@ -17,7 +17,7 @@ const (
 	defaultDepth  = 64
 	shutdownGrace = 5 * time.Second       // for handlers under way
 	cancelGrace   = time.Second           // for them to notice that it is over
-	drainGrace    = time.Second           // for deliveries on their way to be given back
+	drainGrace    = 3 * time.Second       // for deliveries on their way to be given back
 	fullDelay     = 50 * time.Millisecond // until what found its lane full comes again
 	staleShare    = 75                    // percent of AckWait that a delivery may wait in its lane
 	nakFirst      = 100 * time.Millisecond
