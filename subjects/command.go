@@ -62,6 +62,9 @@ type Command struct {
 	Grants   Grants    `json:"grants"`
 	// Payload is the payload of the peer's request, as it came.
 	Payload json.RawMessage `json:"payload"`
+	// Resource is that of the lease which a moderator was shown, where the command is
+	// its answer. A verdict about another resource is refused.
+	Resource string `json:"resource,omitempty"`
 }
 
 // Peer is the connection a command comes from, and where its reply goes.

@@ -18,7 +18,7 @@ func sampleCommand() subjects.Command {
 		CommandID: eventID, IssuedAt: at(), Deadline: at().Add(5 * time.Second),
 		Peer:    subjects.Peer{ConnectionID: connectionID, InstanceID: deviceID, AgentID: "ada", Incarnation: incarnationID},
 		Grants:  subjects.Grants{OperatorRead: true, OperatorWrite: true, Moderate: true},
-		Payload: json.RawMessage(`{"lease_id":"` + leaseID + `"}`),
+		Payload: json.RawMessage(`{"lease_id":"` + leaseID + `"}`), Resource: "repo/acme/site",
 	}
 }
 
@@ -64,7 +64,8 @@ func sampleEdge(tb testing.TB) map[string]subjects.EdgeMessage {
 		}},
 		"event": subjects.EdgeEvent{Event: notice},
 		"request": subjects.EdgeRequest{
-			RequestID: eventID, Type: subjects.TypeLeaseAuthorize, Payload: lease, TimeoutMS: 10_000,
+			RequestID: eventID, Type: "task.execute", Payload: lease, TimeoutMS: 10_000,
+			ReplyTo: &subjects.EdgeAddress{Incarnation: eventID, ConnectionID: leaseID},
 		},
 	}
 }

@@ -3,6 +3,7 @@ package subjects
 import (
 	"encoding/json"
 	"fmt"
+	"strings"
 )
 
 // Kinds of messages on tenant.<tenant_id>.edge.<incarnation>.<connection_id>.
@@ -42,6 +43,17 @@ type (
 		Type      string          `json:"type"`
 		Payload   json.RawMessage `json:"payload"`
 		TimeoutMS int64           `json:"timeout_ms"`
+		// ReplyTo is where the answer goes, as an [EdgeReply] with the request's id
+		// as command_id. Without it the answer is not passed on: the lease service
+		// takes a moderator's as a command.
+		ReplyTo *EdgeAddress `json:"reply_to,omitempty"`
+	}
+
+	// EdgeAddress is where an answer is awaited: a connection on a gateway, or two
+	// fresh UUIDs under which whoever asked listens on NATS.
+	EdgeAddress struct {
+		Incarnation  string `json:"incarnation"`
+		ConnectionID string `json:"connection_id"`
 	}
 )
 
@@ -87,7 +99,27 @@ func (m EdgeRequest) Validate() error {
 	if !isObject(m.Payload) {
 		return Invalid("payload", "must be an object")
 	}
-	return first(CheckUUID("request_id", m.RequestID), CheckType("type", m.Type))
+	if err := first(CheckUUID("request_id", m.RequestID), CheckType("type", m.Type)); err != nil || m.ReplyTo == nil {
+		return err
+	}
+	return first(
+		CheckAskedType("type", m.Type),
+		CheckUUID("reply_to.incarnation", m.ReplyTo.Incarnation),
+		CheckUUID("reply_to.connection_id", m.ReplyTo.ConnectionID),
+	)
+}
+
+// CheckAskedType refuses what one peer may not ask of another: what is no type, and
+// the requests of the handshake and of the lease service, to which a peer's answer
+// has consequences.
+func CheckAskedType(field, s string) error {
+	if err := CheckType(field, s); err != nil {
+		return err
+	}
+	if family, _, _ := strings.Cut(s, "."); family == "lease" || family == "connect" {
+		return Invalid(field, "must not be a request of rollcall's own")
+	}
+	return nil
 }
 
 // EncodeEdge writes a message with its kind.

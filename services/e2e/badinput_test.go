@@ -67,7 +67,7 @@ func (s *stack) harmless(t *testing.T, name string, do func()) {
 	require.Equal(t, before, s.lastSeqs(t), "%s stored something", name)
 	// The line may come after the answer. Where it does not come at all the
 	// test goes on, so as to name all such cases.
-	deadline := time.Now().Add(2 * time.Second)
+	deadline := time.Now().Add(20 * time.Second)
 	if t.Failed() {
 		deadline = time.Now().Add(50 * time.Millisecond)
 	}

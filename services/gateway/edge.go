@@ -21,13 +21,21 @@ type edge struct {
 	log zerolog.Logger
 
 	mu sync.Mutex
-	// waiting are the commands without a reply, by command_id.
-	waiting map[string]chan<- subjects.EdgeReply
+	// waiting are the commands and questions without a reply, by their id.
+	waiting map[string]awaited
 	sockets map[string]*socket // by connection_id
+	// orphans are questions to peers that are gone.
+	orphans chan orphan
+}
+
+// awaited is where a reply is awaited, and of which tenant.
+type awaited struct {
+	tenant string
+	reply  chan<- subjects.EdgeReply
 }
 
 func newEdge(log zerolog.Logger) *edge {
-	return &edge{log: log, waiting: map[string]chan<- subjects.EdgeReply{}, sockets: map[string]*socket{}}
+	return &edge{log: log, waiting: map[string]awaited{}, sockets: map[string]*socket{}, orphans: make(chan orphan, maxOrphans)}
 }
 
 // enter makes a connection reachable.
@@ -44,14 +52,14 @@ func (e *edge) leave(connection string) {
 	delete(e.sockets, connection)
 }
 
-// expect returns where the reply to a command will come. Done must be called
-// when nobody waits for it any more.
-func (e *edge) expect(command string) (reply <-chan subjects.EdgeReply, done func()) {
+// expect returns where the reply to a command or a question will come. Done must be
+// called when nobody waits for it any more.
+func (e *edge) expect(tenant, command string) (reply <-chan subjects.EdgeReply, done func()) {
 	// One place: the reader never waits, and a second reply is dropped.
 	c := make(chan subjects.EdgeReply, 1)
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.waiting[command] = c
+	e.waiting[command] = awaited{tenant, c}
 	return c, func() {
 		e.mu.Lock()
 		defer e.mu.Unlock()
@@ -73,7 +81,7 @@ func (e *edge) dispatch(d *bus.Delivery) {
 	}
 	switch m := message.(type) {
 	case subjects.EdgeReply:
-		e.replied(m)
+		e.replied(subject.Tenant, m)
 	case subjects.EdgeEvent:
 		if s := e.socket(subject); s != nil {
 			s.forward(m.Event)
@@ -81,6 +89,19 @@ func (e *edge) dispatch(d *bus.Delivery) {
 	case subjects.EdgeRequest:
 		if s := e.socket(subject); s != nil {
 			s.ask(m)
+		} else if m.ReplyTo != nil {
+			e.orphan(subject.Tenant, []orphan{{requestID: m.RequestID, to: *m.ReplyTo}})
+		}
+	}
+}
+
+// orphan leaves questions that no peer will answer to be answered for it.
+func (e *edge) orphan(tenant string, left []orphan) {
+	for _, o := range left {
+		o.tenant = tenant
+		select {
+		case e.orphans <- o:
+		default:
 		}
 	}
 }
@@ -98,15 +119,17 @@ func (e *edge) socket(subject subjects.Subject) *socket {
 	return s
 }
 
-func (e *edge) replied(m subjects.EdgeReply) {
+// replied hands a reply to whoever waits for it. The subject's tenant must be
+// theirs: whoever may write one tenant's edge must not answer for another's.
+func (e *edge) replied(tenant string, m subjects.EdgeReply) {
 	e.mu.Lock()
-	c := e.waiting[m.CommandID]
+	waiting, found := e.waiting[m.CommandID]
 	e.mu.Unlock()
-	if c == nil {
+	if !found || waiting.tenant != tenant {
 		return // it came too late; the peer was told "unavailable"
 	}
 	select {
-	case c <- m:
+	case waiting.reply <- m:
 	default:
 	}
 }
@@ -117,6 +140,8 @@ type order struct {
 	peer                subjects.Peer
 	grants              subjects.Grants
 	payload             json.RawMessage
+	// resource is what a moderator was shown, for a verdict.
+	resource string
 }
 
 // command sends a command and waits for its reply, both within the publish
@@ -126,7 +151,7 @@ func (g *Gateway) command(ctx context.Context, o order) (json.RawMessage, error)
 	now := time.Now().UTC()
 	c := subjects.Command{
 		CommandID: subjects.NewID(), IssuedAt: now, Deadline: now.Add(g.cfg.PublishTimeout),
-		Peer: o.peer, Grants: o.grants, Payload: o.payload,
+		Peer: o.peer, Grants: o.grants, Payload: o.payload, Resource: o.resource,
 	}
 	if o.lease == "" {
 		o.lease = c.CommandID
@@ -137,7 +162,7 @@ func (g *Gateway) command(ctx context.Context, o order) (json.RawMessage, error)
 	}
 	ctx, cancel := context.WithDeadline(ctx, c.Deadline)
 	defer cancel()
-	reply, done := g.edge.expect(c.CommandID)
+	reply, done := g.edge.expect(o.tenant, c.CommandID)
 	defer done()
 	subject := subjects.LeaseCommand(o.tenant, o.lease, o.name).String()
 	if _, err := g.conn.Publish(ctx, bus.Message{Subject: subject, ID: c.CommandID, Data: data}); err != nil {

@@ -254,6 +254,7 @@ func (g *Gateway) follow(ctx context.Context, background *tasks, presence, gatew
 		return g.conn.Read(ctx, subjects.StreamEdge, []string{subjects.EdgeOf(g.incarnation)}, directed.Last+1, g.edge.dispatch)
 	})
 	background.run("report rejected events", g.report)
+	background.run("answer for peers that are gone", g.answerOrphans)
 	return nil
 }
 

@@ -105,6 +105,7 @@ func (g *Gateway) newSocket(conn *websocket.Conn, wire *corkedConn, addr netip.A
 		requests: rate.NewLimiter(rate.Limit(g.cfg.RequestRate), g.cfg.RequestBurst),
 		sampler:  newSampler(),
 		calls:    newCalls(),
+		peers:    make(chan struct{}, maxPeerRequests),
 		asked:    asked{open: map[string]question{}},
 		beacons:  rate.NewLimiter(rate.Limit(g.cfg.BeaconRate), g.cfg.BeaconRate),
 	}

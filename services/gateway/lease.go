@@ -32,6 +32,19 @@ type calls struct {
 
 func newCalls() *calls { return &calls{places: make(chan struct{}, maxCalls)} }
 
+// run does something beside the socket's reader, once there is a place for it.
+func (c *calls) run(ctx context.Context, call func()) {
+	select {
+	case c.places <- struct{}{}:
+	case <-ctx.Done():
+		return
+	}
+	c.running.Go(func() {
+		defer func() { <-c.places }()
+		call()
+	})
+}
+
 // leaseRequest sends a peer's request to the lease service, and answers it
 // when the reply is there. Requests of one socket may overtake each other.
 func (s *socket) leaseRequest(ctx context.Context, r machine.Request) {
@@ -40,13 +53,7 @@ func (s *socket) leaseRequest(ctx context.Context, r machine.Request) {
 		s.answer(r, nil, err)
 		return
 	}
-	select {
-	case s.calls.places <- struct{}{}:
-	case <-ctx.Done():
-		return
-	}
-	s.calls.running.Go(func() {
-		defer func() { <-s.calls.places }()
+	s.calls.run(ctx, func() {
 		result, err := s.gateway.command(ctx, o)
 		s.answer(r, result, err)
 	})
@@ -117,6 +124,8 @@ type question struct {
 	kind    string
 	payload json.RawMessage
 	until   time.Time
+	// replyTo is where the answer goes; nil for those of the lease service.
+	replyTo *subjects.EdgeAddress
 }
 
 // requestFrame is the frame of a request to a peer.
@@ -151,10 +160,24 @@ func (a *asked) take(id string, now time.Time) (question, bool) {
 	return q, open && !now.After(q.until)
 }
 
+// abandon ends the requests that whoever sent them waits for.
+func (a *asked) abandon() []orphan {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var left []orphan
+	for id, q := range a.open {
+		if q.replyTo != nil {
+			left = append(left, orphan{requestID: id, to: *q.replyTo})
+		}
+	}
+	clear(a.open)
+	return left
+}
+
 // ask passes a request on to the peer. Its answer comes as a response frame.
 func (s *socket) ask(m subjects.EdgeRequest) {
 	now := time.Now()
-	q := question{kind: m.Type, payload: m.Payload, until: now.Add(time.Duration(m.TimeoutMS) * time.Millisecond)}
+	q := question{kind: m.Type, payload: m.Payload, until: now.Add(time.Duration(m.TimeoutMS) * time.Millisecond), replyTo: m.ReplyTo}
 	if !s.asked.add(m.RequestID, q, now) {
 		s.log.Warn().Str("type", m.Type).Msg("request to a peer dropped: it owes too many answers")
 		return
@@ -184,6 +207,10 @@ func (s *socket) handleResponse(ctx context.Context, data []byte) {
 	}
 	s.badFrames = 0
 	q, open := s.asked.take(response.RequestID, time.Now())
+	if open && q.replyTo != nil {
+		s.passAnswer(ctx, response, *q.replyTo)
+		return
+	}
 	if !open || q.kind != subjects.TypeLeaseAuthorize {
 		return
 	}
@@ -193,6 +220,15 @@ func (s *socket) handleResponse(ctx context.Context, data []byte) {
 		return
 	}
 	s.verdict(ctx, q, response.Result)
+}
+
+// passAnswer passes a peer's answer on.
+func (s *socket) passAnswer(ctx context.Context, response peerResponse, to subjects.EdgeAddress) {
+	s.calls.run(ctx, func() {
+		if err := s.gateway.answerAsker(ctx, s.token.Tenant, response.RequestID, to, response); err != nil {
+			s.log.Warn().Err(err).Msg("a peer's answer is not passed on")
+		}
+	})
 }
 
 // verdict makes a moderator's answer a command of its connection.
@@ -216,13 +252,10 @@ func (s *socket) verdict(ctx context.Context, q question, result json.RawMessage
 		s.log.Info().Err(err).Msg("verdict refused")
 		return
 	}
-	select {
-	case s.calls.places <- struct{}{}:
-	case <-ctx.Done():
-		return
-	}
-	s.calls.running.Go(func() {
-		defer func() { <-s.calls.places }()
+	// What the moderator was shown goes with its verdict: it must not decide on one
+	// resource and thereby on another.
+	o.resource = about.Lease.Resource
+	s.calls.run(ctx, func() {
 		if _, err := s.gateway.command(ctx, o); err != nil {
 			// The peer asked nothing, so it is told as an event.
 			problem := s.problem(r.Type, err)

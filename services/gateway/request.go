@@ -117,6 +117,9 @@ func (s *socket) handleRequest(ctx context.Context, data []byte) {
 	case request.Type == "events.subscribe":
 		s.listen(ctx, request) // likewise
 		return
+	case request.Type == "peer.request":
+		s.peerRequest(ctx, request) // answers when the peer does
+		return
 	case strings.HasPrefix(request.Type, leasePrefix):
 		s.leaseRequest(ctx, request) // answers when the reply is there
 		return
@@ -244,7 +247,7 @@ func knownType(requestType string) string {
 	switch requestType {
 	case machine.TypeInit, machine.TypeProof, "ping", "presence.beacon",
 		"presence.list", "presence.subscribe", "presence.unsubscribe",
-		"events.subscribe", "events.unsubscribe", "event.publish":
+		"events.subscribe", "events.unsubscribe", "event.publish", "peer.request":
 		return requestType
 	default:
 		if command, is := strings.CutPrefix(requestType, leasePrefix); is && slices.Contains(subjects.LeaseCommands(), command) {

@@ -79,6 +79,7 @@ type socket struct {
 	tenant    *feed // nil until it is needed
 	leaveFeed func()
 	calls     *calls
+	peers     chan struct{} // a place for each request to a peer that is waited for
 	asked     asked
 	requests  *rate.Limiter
 	beacons   *rate.Limiter
@@ -312,6 +313,7 @@ func (s *socket) finish(life context.Context) {
 	s.mu.Unlock()
 	if s.sub != nil {
 		s.gateway.edge.leave(s.peer.connectionID)
+		s.gateway.edge.orphan(s.token.Tenant, s.asked.abandon())
 	}
 	if s.tenant != nil {
 		s.tenant.leave(s.sub)

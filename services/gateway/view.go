@@ -40,6 +40,8 @@ type view struct {
 
 // tenantView is one tenant's part of PRESENCE.
 type tenantView struct {
+	// homes are the live connections with the device each belongs to.
+	homes     map[string]string
 	agents    *table[*agentEntry]
 	instances *table[instanceEntry]
 	// ahead holds announced revisions of agent rows that have not arrived.
@@ -62,8 +64,8 @@ type agentEntry struct {
 
 // instanceEntry is an instance's row as peers see it, and its live connections.
 type instanceEntry struct {
-	row         subjects.InstanceRow
-	connections []string
+	row   subjects.InstanceRow
+	links []subjects.Link // oldest first
 }
 
 // gatewayEntry is a gateway's row with the time of its last renewal.
@@ -124,16 +126,24 @@ func (v *view) applyRowOf(u bus.Update) {
 	if key.Agent != "" {
 		v.applyAgent(t, key.Agent, u)
 	} else {
-		applyRow(v.log, t.instances, key.Instance, u, newInstanceEntry)
+		v.applyInstance(t, key.Instance, u)
+	}
+}
+
+func (v *view) applyInstance(t *tenantView, instance string, u bus.Update) {
+	before, _ := t.instances.get(instance)
+	for _, link := range before.links {
+		delete(t.homes, link.ConnectionID)
+	}
+	applyRow(v.log, t.instances, instance, u, newInstanceEntry)
+	after, _ := t.instances.get(instance)
+	for _, link := range after.links {
+		t.homes[link.ConnectionID] = instance
 	}
 }
 
 func newInstanceEntry(row subjects.InstanceRow) instanceEntry {
-	entry := instanceEntry{row: row.Public()}
-	for _, link := range row.Links {
-		entry.connections = append(entry.connections, link.ConnectionID)
-	}
-	return entry
+	return instanceEntry{row: row.Public(), links: row.Links}
 }
 
 func (v *view) applyAgent(t *tenantView, agent string, u bus.Update) {
@@ -185,7 +195,7 @@ func (v *view) tenant(name string) *tenantView {
 	if t == nil {
 		t = &tenantView{
 			agents: newTable[*agentEntry](), instances: newTable[instanceEntry](),
-			ahead: map[string]announcement{},
+			ahead: map[string]announcement{}, homes: map[string]string{},
 		}
 		v.tenants[name] = t
 	}
@@ -286,6 +296,46 @@ func (v *view) instance(tenant, id string) (subjects.InstanceRow, bool) {
 	return subjects.InstanceRow{}, false
 }
 
+// home is where the newest live connection of an agent or a device is held, or one
+// connection itself. A gateway that is gone holds none.
+func (v *view) home(tenant string, of peerTarget) (subjects.EdgeAddress, bool) {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	t := v.tenants[tenant]
+	if t == nil {
+		return subjects.EdgeAddress{}, false
+	}
+	if of.Kind == subjects.ScopeAgent {
+		entry, known := t.agents.get(of.ID)
+		if !known {
+			return subjects.EdgeAddress{}, false
+		}
+		for _, c := range slices.Backward(entry.row.Connections) {
+			if v.alive(c.GatewayID, c.Incarnation) {
+				return subjects.EdgeAddress{Incarnation: c.Incarnation, ConnectionID: c.ConnectionID}, true
+			}
+		}
+		return subjects.EdgeAddress{}, false
+	}
+	device := of.ID
+	if of.Kind == subjects.ScopeSession {
+		device = t.homes[of.ID]
+	}
+	entry, _ := t.instances.get(device)
+	for _, l := range slices.Backward(entry.links) {
+		if (of.Kind == subjects.ScopeDevice || l.ConnectionID == of.ID) && v.alive(l.GatewayID, l.Incarnation) {
+			return subjects.EdgeAddress{Incarnation: l.Incarnation, ConnectionID: l.ConnectionID}, true
+		}
+	}
+	return subjects.EdgeAddress{}, false
+}
+
+// alive reports whether a gateway's row says that this incarnation of it runs.
+func (v *view) alive(gateway, incarnation string) bool {
+	entry, known := v.gateways.get(gateway)
+	return known && entry.row.Incarnation == incarnation
+}
+
 // standing is what the rows say of a connection.
 type standing int
 
@@ -309,7 +359,7 @@ func (v *view) standing(o *opened) standing {
 	}
 	if o.agent == "" {
 		entry, _ := t.instances.get(o.instance)
-		if slices.Contains(entry.connections, o.connection) {
+		if slices.ContainsFunc(entry.links, func(l subjects.Link) bool { return l.ConnectionID == o.connection }) {
 			return held
 		}
 		return unknown

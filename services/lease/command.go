@@ -82,7 +82,7 @@ func (c call) retry(ctx context.Context, _ subjects.LeaseRetry) (outcome, error)
 func (c call) resolve(ctx context.Context, p subjects.LeaseResolve) (outcome, error) {
 	fact := machine.Resolve{
 		Verdict: p.Verdict, Timeout: span(p.TimeoutMS), Hold: span(p.HoldMS), Reason: p.Reason,
-		Operator: c.command.Grants.OperatorWrite,
+		Operator: c.command.Grants.OperatorWrite, Shown: c.command.Resource,
 	}
 	if !fact.Operator {
 		if !c.command.Grants.Moderate {

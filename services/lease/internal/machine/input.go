@@ -48,6 +48,9 @@ type (
 		Timeout time.Duration
 		Hold    time.Duration
 		Reason  string
+		// Shown is the resource that a moderator was asked about; empty where nobody
+		// was asked.
+		Shown string
 		// Operator may resolve anything; others what their Resources cover.
 		Operator  bool
 		Resources []string

@@ -179,6 +179,9 @@ func (s *step) resolve(fact Resolve) (Record, []Effect, *subjects.Problem) {
 			Details: map[string]any{"scope": "lease.moderate"},
 		}
 	}
+	if fact.Shown != "" && fact.Shown != s.row.Resource {
+		return s.row, nil, &subjects.Problem{Code: subjects.CodeForbidden, Message: "the verdict is about another resource"}
+	}
 	if s.row.State != subjects.LeasePending {
 		return s.refuse(subjects.CommandResolve, s.invalid(subjects.CommandResolve, subjects.LeasePending))
 	}
