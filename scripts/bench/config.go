@@ -24,9 +24,9 @@ type Config struct {
 	JSON bool
 	// Run names the measures to take; empty is all.
 	Run []string
-	// Agents is the size of the fleet, Subscribers that of the fan-out's
-	// audience.
-	Agents, Subscribers int
+	// Agents is the size of the fleet, Subscribers that of the fan-out's audience,
+	// Listeners that of events.
+	Agents, Subscribers, Listeners int
 	// Rounds is how often each side of a measure takes its turn, Duration how
 	// long one turn is.
 	Rounds   int
@@ -45,11 +45,14 @@ const (
 	runConnect = "connect"
 	runBeacon  = "beacon"
 	runFanout  = "fanout"
+	runEvents  = "events"
 	runLease   = "lease"
 	runLoss    = "gateway-loss"
 )
 
-func runNames() []string { return []string{runConnect, runBeacon, runFanout, runLease, runLoss} }
+func runNames() []string {
+	return []string{runConnect, runBeacon, runFanout, runEvents, runLease, runLoss}
+}
 
 // Main is the command.
 func Main(ctx context.Context, args, env []string, stdout, stderr io.Writer) error {
@@ -82,11 +85,12 @@ func parse(args, env []string) (Config, error) {
 	s.Strings(&c.Run, "run", nil, "measure to take, commas between several: "+strings.Join(runNames(), ", ")+"; all when left out")
 	s.Int(&c.Agents, "agents", 256, "agents of the fleet")
 	s.Int(&c.Subscribers, "subscribers", 100, "sockets that a change is fanned out to")
+	s.Int(&c.Listeners, "listeners", 1000, "sockets that an event is fanned out to")
 	s.Int(&c.Rounds, "rounds", 5, "turns of each side")
 	s.Duration(&c.Duration, "duration", time.Second, "length of one turn")
 	s.String(&c.NATSURL, "nats-url", "", "NATS server to use instead of an embedded one")
 	s.Check("run", func() error { c.Run = split(c.Run); return checkRun(c.Run) })
-	for name, count := range map[string]*int{"agents": &c.Agents, "subscribers": &c.Subscribers, "rounds": &c.Rounds} {
+	for name, count := range map[string]*int{"agents": &c.Agents, "subscribers": &c.Subscribers, "listeners": &c.Listeners, "rounds": &c.Rounds} {
 		s.Check(name, func() error {
 			if *count < 1 || *count > 5000 {
 				return fmt.Errorf("%d is not between 1 and 5000", *count)
@@ -138,7 +142,7 @@ func (c Config) wants(name string) bool { return len(c.Run) == 0 || slices.Conta
 // settings, and with the rate limits of sockets out of the way unless somebody
 // set them.
 func stackEnv(env []string) []string {
-	own := []string{"JSON", "RUN", "AGENTS", "SUBSCRIBERS", "ROUNDS", "DURATION", "NATS_URL"}
+	own := []string{"JSON", "RUN", "AGENTS", "SUBSCRIBERS", "LISTENERS", "ROUNDS", "DURATION", "NATS_URL"}
 	out := slices.DeleteFunc(slices.Clone(env), func(pair string) bool {
 		name, _, _ := strings.Cut(pair, "=")
 		setting, found := strings.CutPrefix(name, "ROLLCALL_")

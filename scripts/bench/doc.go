@@ -17,6 +17,10 @@
 //	              presence.upserted seen                     instance row, upserted, seen, ack
 //	fanout        an announced change reaches S sockets      a stored message reaches S core
 //	              of one gateway                             subscribers
+//	events        an event of one publisher reaches all      a stored message reaches L core
+//	              sockets of a gateway that listen           subscribers
+//	              … 99 of them beside one that reads         the same 99 without it
+//	              nothing
 //	lease         request, claim, finalize, each answered;   per command: stored, consumer, tombstone
 //	              the agent is seen working and online       looked up, row, timer, notice, reply, events,
 //	              again meanwhile                            seen, ack; per event: presence's consumer,

@@ -122,7 +122,10 @@ func (a *audience) turn(n int, from source) side {
 // itself announces them in presence's place, so that nothing else than the
 // fan-out is measured. The second result ends the audiences.
 func fanning(ctx context.Context, c Config, s *stack, f *fleet) ([]measure, func(), error) {
-	sockets, leaveSockets, err := seat(ctx, c.Subscribers, s)
+	sockets, leaveSockets, err := seat(ctx, c.Subscribers, s, "presence.read", func(ctx context.Context, conn *client.Conn) error {
+		_, err := conn.Subscribe(ctx, client.Selection{All: true})
+		return err
+	})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -141,32 +144,28 @@ func fanning(ctx context.Context, c Config, s *stack, f *fleet) ([]measure, func
 	} {
 		measures = append(measures, measure{
 			lines:    []Line{{ID: m.id, Text: m.text, By: m.by}},
-			rollcall: sockets.turn(m.burst, announcing(f.js, subjects.AgentPresence(crowd, flapping).String())),
-			raw:      bare.turn(m.burst, announcing(f.js, "bench.events.fanout")),
+			rollcall: sockets.turn(m.burst, announcing(f.js, subjects.AgentPresence(crowd, flapping).String(), change)),
+			raw:      bare.turn(m.burst, announcing(f.js, "bench.events.fanout", change)),
 		})
 	}
 	return measures, func() { leaveBare(); leaveSockets() }, nil
 }
 
-// announcer stores changes on a subject.
+// announcer stores events on a subject.
 type announcer struct {
 	js      jetstream.JetStream
 	subject string
+	next    func() (subjects.Event, error)
 	pending []jetstream.PubAckFuture
 }
 
-func announcing(js jetstream.JetStream, subject string) source {
-	a := &announcer{js: js, subject: subject}
+func announcing(js jetstream.JetStream, subject string, next func() (subjects.Event, error)) source {
+	a := &announcer{js: js, subject: subject, next: next}
 	return source{announce: a.announce, settle: a.settle}
 }
 
 func (a *announcer) announce() error {
-	now := time.Now().UTC()
-	event, err := subjects.NewEvent(subjects.NewID(), subjects.TypePresenceChanged, now,
-		subjects.Scope{Kind: subjects.ScopeAgent, ID: flapping}, subjects.PresenceChanged{
-			AgentID: flapping, Status: subjects.StatusOnline, Previous: subjects.StatusOffline,
-			Reason: subjects.ReasonConnected, Connections: 1, Since: now,
-		})
+	event, err := a.next()
 	if err != nil {
 		return err
 	}
@@ -180,6 +179,16 @@ func (a *announcer) announce() error {
 	}
 	a.pending = append(a.pending, future)
 	return nil
+}
+
+// change is a change of the flapping agent.
+func change() (subjects.Event, error) {
+	now := time.Now().UTC()
+	return subjects.NewEvent(subjects.NewID(), subjects.TypePresenceChanged, now,
+		subjects.Scope{Kind: subjects.ScopeAgent, ID: flapping}, subjects.PresenceChanged{
+			AgentID: flapping, Status: subjects.StatusOnline, Previous: subjects.StatusOffline,
+			Reason: subjects.ReasonConnected, Connections: 1, Since: now,
+		})
 }
 
 func (a *announcer) settle(ctx context.Context) error {
@@ -196,9 +205,11 @@ func (a *announcer) settle(ctx context.Context) error {
 	return nil
 }
 
-// seat subscribes sockets of the first gateway to all agents of the crowd.
-func seat(ctx context.Context, size int, s *stack) (*audience, func(), error) {
-	text, err := s.mint(crowd, "", "presence.read")
+// seat connects sockets of the first gateway and subscribes them.
+func seat(
+	ctx context.Context, size int, s *stack, scope string, subscribe func(context.Context, *client.Conn) error,
+) (*audience, func(), error) {
+	text, err := s.mint(crowd, "", scope)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -210,8 +221,7 @@ func seat(ctx context.Context, size int, s *stack) (*audience, func(), error) {
 		if err != nil {
 			return 0, err
 		}
-		_, err = conns[i].Subscribe(ctx, client.Selection{All: true})
-		return 0, err
+		return 0, subscribe(ctx, conns[i])
 	})
 	if err != nil {
 		drop(conns)

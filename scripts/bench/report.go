@@ -16,6 +16,7 @@ type Report struct {
 	Go          string    `json:"go"`
 	Agents      int       `json:"agents"`
 	Subscribers int       `json:"subscribers"`
+	Listeners   int       `json:"listeners"`
 	Rounds      int       `json:"rounds"`
 	TurnMS      float64   `json:"turn_ms"`
 	Lines       []Line    `json:"lines"`
@@ -31,7 +32,7 @@ type Line struct {
 	// ID names the line for programs; it does not change with the settings.
 	ID   string `json:"id"`
 	Text string `json:"text"`
-	// By is the figure that the table's ratio compares: p50 or rate.
+	// By is the figure that the table's ratio compares: p50, p99 or rate.
 	By       string  `json:"by"`
 	Rollcall Figures `json:"rollcall"`
 	Raw      Figures `json:"raw"`
@@ -49,14 +50,19 @@ type Loss struct {
 
 const (
 	byP50  = "p50"
+	byP99  = "p99"
 	byRate = "rate"
 )
 
 func (l Line) ratio() float64 {
-	if l.By == byRate {
+	switch l.By {
+	case byRate:
 		return l.Ratio.Rate
+	case byP99:
+		return l.Ratio.P99
+	default:
+		return l.Ratio.P50
 	}
-	return l.Ratio.P50
 }
 
 func (r Report) print(w io.Writer, asJSON bool) error {

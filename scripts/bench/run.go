@@ -29,7 +29,7 @@ func Run(ctx context.Context, c Config, progress io.Writer) (Report, error) {
 	began := time.Now()
 	b := &bench{config: c, progress: progress, report: Report{
 		At: began.UTC(), CPUs: runtime.NumCPU(), Go: runtime.Version(), Agents: c.Agents,
-		Subscribers: c.Subscribers, Rounds: c.Rounds, TurnMS: ms(c.Duration), Lines: []Line{}, Skipped: map[string]string{},
+		Subscribers: c.Subscribers, Listeners: c.Listeners, Rounds: c.Rounds, TurnMS: ms(c.Duration), Lines: []Line{}, Skipped: map[string]string{},
 	}}
 	dir, err := os.MkdirTemp("", "rollcall-bench-")
 	if err != nil {
@@ -70,6 +70,7 @@ func (b *bench) run(ctx context.Context) error {
 		{runConnect, func(ctx context.Context) error { return b.take(ctx, connecting(b.fleet, b.twin)...) }},
 		{runBeacon, b.beacon},
 		{runFanout, b.fanout},
+		{runEvents, b.events},
 		{runLease, b.lease},
 		{runLoss, b.loss},
 	} {
@@ -180,6 +181,24 @@ func (b *bench) fanout(ctx context.Context) error {
 	}
 	defer leave()
 	return b.take(ctx, measures...)
+}
+
+func (b *bench) events(ctx context.Context) error {
+	measures, leave, err := streaming(ctx, b.config, b.stack, b.fleet)
+	if err != nil {
+		return err
+	}
+	err = b.take(ctx, measures...)
+	leave()
+	if err != nil {
+		return err
+	}
+	slow, leave, err := sluggish(ctx, b.stack, b.fleet)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	return b.take(ctx, slow)
 }
 
 func (b *bench) loss(ctx context.Context) error {

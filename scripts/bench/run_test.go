@@ -35,7 +35,7 @@ func build(t *testing.T) string {
 
 func TestShortRunGivesACompleteTable(t *testing.T) {
 	t.Parallel()
-	c, err := parse([]string{"--agents", "4", "--subscribers", "3", "--rounds", "1", "--duration", "20ms"}, nil)
+	c, err := parse([]string{"--agents", "4", "--subscribers", "3", "--listeners", "5", "--rounds", "1", "--duration", "20ms"}, nil)
 	require.NoError(t, err)
 	c.Bin = build(t)
 	c.Env = stackEnv(append(os.Environ(),
@@ -43,7 +43,7 @@ func TestShortRunGivesACompleteTable(t *testing.T) {
 	report, err := Run(t.Context(), c, io.Discard)
 	require.NoError(t, err)
 
-	want := []string{"connect.proof", "connect.seen", "connect.many", "beacon", "fanout.one", "fanout.burst"}
+	want := []string{"connect.proof", "connect.seen", "connect.many", "beacon", "fanout.one", "fanout.burst", "events.many", "events.slow"}
 	if report.Skipped[runLease] == "" {
 		want = append(want, "lease.one", "lease.many")
 	}
