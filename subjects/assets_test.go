@@ -46,7 +46,7 @@ func streamOf(class subjects.Class) string {
 	case subjects.ClassEdge:
 		return subjects.StreamEdge
 	case subjects.ClassAgentConnection, subjects.ClassAgentLease, subjects.ClassInstanceConnection,
-		subjects.ClassAgentPresence, subjects.ClassInstancePresence, subjects.ClassAudit, subjects.ClassEventAudit, subjects.ClassEvent:
+		subjects.ClassAgentPresence, subjects.ClassInstancePresence, subjects.ClassAudit, subjects.ClassEventAudit, subjects.ClassPresenceAudit, subjects.ClassEvent:
 		return subjects.StreamEvents
 	default:
 		return ""

@@ -35,6 +35,12 @@ func samplePayloads() map[string]subjects.Payload {
 		subjects.TypePresencePruned:   samplePruned(),
 
 		subjects.TypeAuditEventRejected: sampleRejected(),
+		"audit.presence.brake_engaged": subjects.BrakeChanged{
+			Reason: "gateways", Gateways: 3, Since: at(), Until: at().Add(time.Minute),
+		},
+		"audit.presence.brake_released": subjects.BrakeChanged{
+			Reason: "returned", Gateways: 3, Since: at(), Until: at().Add(time.Second),
+		},
 
 		subjects.TypePairingRequested: subjects.PairingRequested{
 			PairingID: "pair-1", InstanceID: deviceID, Label: "Ada's phone", Platform: "android", ExpiresAt: at().Add(time.Minute),

@@ -49,12 +49,15 @@ func leaseTypes() []EventType {
 func auditTypes() []EventType {
 	agent := shelf{CategoryAudit, []string{ScopeAgent}, []Class{ClassAudit}}
 	event := shelf{CategoryAudit, []string{ScopeDevice}, []Class{ClassEventAudit}}
+	presence := shelf{CategoryAudit, []string{ScopeGlobal}, []Class{ClassPresenceAudit}}
 	return []EventType{
 		on[AuditRecord](agent, "audit."+AuditBeginAfterDisconnect, "a lease began for an agent without a connection"),
 		on[AuditRecord](agent, "audit."+AuditEndAfterDisconnect, "a lease ended for an agent without a connection"),
 		on[AuditRecord](agent, "audit."+AuditStaleConnection, "a lease began or ended on a connection that is gone"),
 		on[AuditRecord](agent, "audit."+AuditLeaseClaimDeadline, "an act was under way and nobody said how it ended"),
 		on[EventRejected](event, TypeAuditEventRejected, "a producer's event is kept out of delivery"),
+		on[BrakeChanged](presence, "audit.presence."+AuditBrakeEngaged, "so many gateways are missing that nobody is taken to be offline"),
+		on[BrakeChanged](presence, "audit.presence."+AuditBrakeReleased, "whoever is missing is taken to be offline again"),
 	}
 }
 

@@ -25,6 +25,8 @@ const (
 	ClassAudit
 	// ClassEventAudit is audit.event.<name>.
 	ClassEventAudit
+	// ClassPresenceAudit is audit.presence.<name>.
+	ClassPresenceAudit
 	// ClassEvent is event.<category>.<name…>.
 	ClassEvent
 	// ClassLeaseCommand is lease.<lease_id>.<command>.
@@ -91,6 +93,11 @@ func EventAudit(tenant, name string) Subject {
 	return Subject{Class: ClassEventAudit, Tenant: tenant, Name: name}
 }
 
+// PresenceAudit is the subject of an audit event about presence as a whole.
+func PresenceAudit(tenant, name string) Subject {
+	return Subject{Class: ClassPresenceAudit, Tenant: tenant, Name: name}
+}
+
 // ProducerEvent is the subject of an event of any producer; its type's dots
 // become the subject's.
 func ProducerEvent(tenant, eventType string) Subject {
@@ -130,6 +137,8 @@ func (s Subject) rest() string {
 		return "audit.agent." + s.Agent + "." + s.Name
 	case ClassEventAudit:
 		return "audit.event." + s.Name
+	case ClassPresenceAudit:
+		return "audit.presence." + s.Name
 	case ClassEvent:
 		return "event." + s.Name
 	case ClassLeaseCommand:
@@ -157,6 +166,8 @@ func (s Subject) Type() string {
 		return "audit." + s.Name
 	case ClassEventAudit:
 		return "audit.event." + s.Name
+	case ClassPresenceAudit:
+		return "audit.presence." + s.Name
 	case ClassEvent:
 		return s.Name
 	case ClassLeaseCommand, ClassEdge:
@@ -210,6 +221,9 @@ func (s *Subject) parseFamily(family string, t []string) bool {
 		return validName(s.Agent) && validWord(s.Name)
 	case family == "audit" && len(t) == 2 && t[0] == "event":
 		s.Class, s.Name = ClassEventAudit, t[1]
+		return validWord(s.Name)
+	case family == "audit" && len(t) == 2 && t[0] == "presence":
+		s.Class, s.Name = ClassPresenceAudit, t[1]
 		return validWord(s.Name)
 	case family == "lease" && len(t) == 2:
 		s.Class, s.Lease, s.Name = ClassLeaseCommand, t[0], t[1]

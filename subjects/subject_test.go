@@ -34,6 +34,7 @@ func samples() []struct {
 		{subjects.InstancePresence("acme", deviceID, "pruned"), "tenant.acme.presence.instance." + deviceID + ".pruned", "presence.pruned"},
 		{subjects.Audit("acme", "ada", subjects.AuditStaleConnection), "tenant.acme.audit.agent.ada.lease_callback_from_stale_connection", "audit.lease_callback_from_stale_connection"},
 		{subjects.EventAudit("acme", subjects.AuditRejected), "tenant.acme.audit.event.rejected", "audit.event.rejected"},
+		{subjects.PresenceAudit("acme", "brake_engaged"), "tenant.acme.audit.presence.brake_engaged", "audit.presence.brake_engaged"},
 		{subjects.ProducerEvent("acme", "heartbeat"), "tenant.acme.event.heartbeat", "heartbeat"},
 		{subjects.ProducerEvent("acme", "run.step.started"), "tenant.acme.event.run.step.started", "run.step.started"},
 		{subjects.ProducerEvent("0-_", "a.b.c.d.e.f.g.h"), "tenant.0-_.event.a.b.c.d.e.f.g.h", "a.b.c.d.e.f.g.h"},
@@ -205,6 +206,9 @@ func genSubject() *rapid.Generator[subjects.Subject] {
 		}),
 		rapid.Custom(func(t *rapid.T) subjects.Subject {
 			return subjects.EventAudit(genName().Draw(t, "tenant"), genWord().Draw(t, "name"))
+		}),
+		rapid.Custom(func(t *rapid.T) subjects.Subject {
+			return subjects.PresenceAudit(genName().Draw(t, "tenant"), genWord().Draw(t, "name"))
 		}),
 		rapid.Custom(func(t *rapid.T) subjects.Subject {
 			return subjects.ProducerEvent(genName().Draw(t, "tenant"), eventType.Draw(t, "type"))

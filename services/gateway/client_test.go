@@ -71,6 +71,7 @@ type problem struct {
 // testClient is a peer. One goroutine uses it at a time.
 type testClient struct {
 	t      *testing.T
+	world  *world
 	conn   *websocket.Conn
 	nextID int
 	// events are those that came while a response was awaited.
@@ -113,7 +114,7 @@ func (g *gatewayRun) dialWith(t *testing.T, header http.Header, protocols ...str
 	require.Equal(t, subprotocol, conn.Subprotocol())
 	conn.SetReadLimit(-1)
 	t.Cleanup(func() { _ = conn.CloseNow() })
-	return &testClient{t: t, conn: conn}
+	return &testClient{t: t, world: g.world, conn: conn}
 }
 
 // connect opens a socket and goes through the handshake.

@@ -57,8 +57,11 @@ type Gateway struct {
 	roster    *roster
 	view      *view
 	feeds     *feeds
-	streams   *streams
-	edge      *edge
+	// readmissions are sockets that presence has closed behind our back; one lot at
+	// a time.
+	readmissions chan []*socket
+	streams      *streams
+	edge         *edge
 
 	// These exist once Run has reached JetStream, and before a socket is let in.
 	publisher *publisher
@@ -84,7 +87,7 @@ func New(ctx context.Context, cfg Config, log zerolog.Logger) (*Gateway, error) 
 		cfg: cfg, id: id, incarnation: subjects.NewID(), ownConnection: subjects.NewID(), startedAt: time.Now().UTC(),
 		trust: newTrust(cfg), trusted: synced{c: make(chan struct{})}, listener: listener, health: daemon.NewHealth(),
 		admission: newAdmission(cfg.MaxConnections), upgrades: newUpgrades(cfg.UpgradeRate), roster: newRoster(),
-		sampler: newSampler(), streams: newStreams(cfg.MaxConnections),
+		readmissions: make(chan []*socket, 1), sampler: newSampler(), streams: newStreams(cfg.MaxConnections),
 	}
 	g.log = log.With().Str("gateway_id", id).Str("incarnation", g.incarnation).Logger()
 	g.metrics = newMetrics(func() float64 { return float64(g.admission.count()) })
@@ -253,6 +256,7 @@ func (g *Gateway) follow(ctx context.Context, background *tasks, presence, gatew
 	background.run("read "+subjects.StreamEdge, func(ctx context.Context) error {
 		return g.conn.Read(ctx, subjects.StreamEdge, []string{subjects.EdgeOf(g.incarnation)}, directed.Last+1, g.edge.dispatch)
 	})
+	background.run("announce again what was dropped", g.readmit)
 	background.run("report rejected events", g.report)
 	background.run("answer for peers that are gone", g.answerOrphans)
 	return nil
@@ -305,26 +309,6 @@ func (g *Gateway) renewed(lapsed bool) {
 		g.log.Warn().Msg("the gateway row had lapsed; connections that presence closed meanwhile are cut")
 	}
 	g.cutDropped()
-}
-
-// cutDropped closes sockets whose connection presence has closed behind our
-// back, because this gateway's row was gone for too long: their peers would
-// read as offline for as long as they stay, and moderate nothing. They come back
-// as new connections. A connection that was in its row and is not any more was
-// closed, whether the row has moved on or has lapsed since.
-func (g *Gateway) cutDropped() {
-	for _, s := range g.roster.list() {
-		opened := s.opened.Load()
-		if opened == nil {
-			continue
-		}
-		switch stands := g.view.standing(opened); {
-		case stands == held:
-			opened.held.Store(true)
-		case stands == dropped, opened.held.Load():
-			s.stop(unavailableEnding(subjects.ClosedGatewayLost))
-		}
-	}
 }
 
 func (g *Gateway) disconnect(conn *bus.Conn) {

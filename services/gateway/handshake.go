@@ -100,7 +100,7 @@ func (s *socket) admit(ctx context.Context, e machine.Authenticated) {
 	s.peer.entry = s.ownEntry()
 	s.log = s.log.With().Str("connection_id", e.ConnectionID).Str("instance_id", e.Init.Device.DeviceID).
 		Str("tenant_id", s.token.Tenant).Str("agent_id", s.token.Agent).Logger()
-	seq, err := s.storeOpened(ctx)
+	payload, seq, err := s.storeOpened(ctx)
 	if err != nil {
 		s.log.Warn().Err(err).Msg("opening not stored")
 		s.gateway.metrics.handshakes.WithLabelValues(strconv.Itoa(machine.CodeUnavailable)).Inc()
@@ -109,7 +109,7 @@ func (s *socket) admit(ctx context.Context, e machine.Authenticated) {
 	}
 	s.gateway.metrics.handshakes.WithLabelValues("opened").Inc()
 	s.opened.Store(&opened{
-		tenant: s.token.Tenant, agent: s.token.Agent, instance: e.Init.Device.DeviceID, connection: e.ConnectionID, seq: seq,
+		tenant: s.token.Tenant, agent: s.token.Agent, instance: e.Init.Device.DeviceID, connection: e.ConnectionID, seq: seq, payload: payload,
 	})
 	s.begin(e.RequestID, seq)
 }
@@ -153,8 +153,8 @@ func (s *socket) resync(e resyncEvent, cursor string) {
 // told notes the cursor that the peer was told last.
 func (s *socket) told(cursor string) { s.cursor.Store(&cursor) }
 
-// storeOpened stores the opening and returns its place in the stream.
-func (s *socket) storeOpened(ctx context.Context) (uint64, error) {
+// storeOpened stores the opening and returns it with its place in the stream.
+func (s *socket) storeOpened(ctx context.Context) (subjects.ConnectionOpened, uint64, error) {
 	device := s.peer.init.Device
 	payload := subjects.ConnectionOpened{
 		ConnectionID: s.peer.connectionID, InstanceID: device.DeviceID,
@@ -163,18 +163,18 @@ func (s *socket) storeOpened(ctx context.Context) (uint64, error) {
 		Capabilities: s.peer.init.Capabilities,
 	}
 	if err := payload.Validate(); err != nil {
-		return 0, err // names field and rule
+		return payload, 0, err // names field and rule
 	}
 	r, err := newRecord(s.token.Tenant, s.token.Agent, device.DeviceID, "opened", s.peer.connectedAt, payload)
 	if err != nil {
-		return 0, err
+		return payload, 0, err
 	}
 	ack, err := s.gateway.publisher.store(ctx, r)
 	if err != nil {
-		return 0, err
+		return payload, 0, err
 	}
 	s.log.Debug().Str("event_id", r.event.EventID).Uint64("seq", ack.Seq).Msg("connection opened")
-	return ack.Seq, nil
+	return payload, ack.Seq, nil
 }
 
 // storeClosed stores the closing, for as long as the process lives. If it dies

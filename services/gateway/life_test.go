@@ -373,12 +373,35 @@ func TestSocketsPresenceClosedAreCut(t *testing.T) {
 		}
 		return seen == 2
 	})
+	require.Len(t, w.events(t, "tenant.acme.>"), 2)
 	put(instanceKey, instance, subjects.InstanceRow{InstanceID: screen.proof.DeviceID})
-	code := int(screen.closed().Code)
-	require.Equal(t, 1013, code, "a peer without an agent is cut")
+	screen.requireReadmitted("a peer without an agent")
 	require.NoError(t, presence.Purge(t.Context(), agentKey, row, nil))
-	code = int(agent.closed().Code)
-	require.Equal(t, 1013, code, "a peer whose agent's row has lapsed is cut")
+	agent.requireReadmitted("a peer whose agent's row has lapsed")
+	stored := w.events(t, "tenant.acme.agent.ada.>")
+	require.Equal(t, []string{"connection.opened", "connection.opened", "connection.closed"},
+		[]string{stored[0].event.Type, stored[1].event.Type, stored[2].event.Type}, "it is announced again, and goes")
+	require.NotEqual(t, stored[0].id, stored[1].id)
+	require.JSONEq(t, string(stored[0].event.Payload), string(stored[1].event.Payload))
+}
+
+// requireReadmitted reads up to the hint to reconnect and the end.
+func (c *testClient) requireReadmitted(who string) {
+	c.t.Helper()
+	f := c.event()
+	require.Equal(c.t, "draining", f.Type, who)
+	require.Contains(c.t, string(f.Payload), "retry_after_ms")
+	code := int(c.closed().Code)
+	require.Equal(c.t, 1013, code, who)
+	within(c.t, func() bool {
+		agent := c.proof.AgentID
+		subject := subjects.InstanceConnection("acme", c.proof.DeviceID, "closed")
+		if agent != "" {
+			subject = subjects.AgentConnection("acme", agent, "closed")
+		}
+		w := c.world
+		return len(w.events(c.t, subject.String())) == 1
+	})
 }
 
 func TestSettingCapsConnections(t *testing.T) {

@@ -65,6 +65,7 @@ type socket struct {
 	cursor atomic.Pointer[string]
 
 	mu        sync.Mutex
+	leaving   *time.Timer // of a peer that is told to reconnect
 	handshake machine.State
 	end       *ending
 	kill      *time.Timer
@@ -91,8 +92,11 @@ type opened struct {
 	tenant, agent, instance, connection string
 	// seq is where the opening is stored.
 	seq uint64
-	// held is set once the connection was seen in its row.
-	held atomic.Bool
+	// payload is what the opening says.
+	payload subjects.ConnectionOpened
+	// held is set once the connection was seen in its row, readmitted when it was
+	// taken out of it and the peer is to reconnect.
+	held, readmitted atomic.Bool
 }
 
 // peer is an authenticated peer's connection.
@@ -295,6 +299,21 @@ func (s *socket) pingOnce(ctx context.Context, timeout time.Duration) error {
 	return s.conn.Ping(bounded) // only its kind matters
 }
 
+// later does something after a while, unless the socket is done by then.
+func (s *socket) later(wait time.Duration, do func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.end == nil && s.leaving == nil {
+		s.leaving = time.AfterFunc(wait, do)
+	}
+}
+
+func (s *socket) timer() *time.Timer {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.leaving
+}
+
 // cut ends reading and writing at once.
 func (s *socket) cut() {
 	s.mu.Lock()
@@ -319,7 +338,7 @@ func (s *socket) finish(life context.Context) {
 		s.tenant.leave(s.sub)
 		s.leaveFeed()
 	}
-	for _, timer := range []*time.Timer{s.deadline, s.expiry} {
+	for _, timer := range []*time.Timer{s.deadline, s.expiry, s.timer()} {
 		if timer != nil {
 			timer.Stop()
 		}

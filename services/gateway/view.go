@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -114,10 +115,10 @@ func (v *view) applyPresence(u bus.Update) {
 }
 
 func (v *view) applyRowOf(u bus.Update) {
-	if u.Key == subjects.PresenceReaderKey {
+	key, err := subjects.ParsePresenceKey(u.Key)
+	if err != nil && strings.HasPrefix(u.Key, subjects.SystemTenant+".") {
 		return // presence's own bookkeeping
 	}
-	key, err := subjects.ParsePresenceKey(u.Key)
 	if err != nil {
 		v.log.Warn().Err(err).Str("key", u.Key).Msg("row under a foreign key passed over")
 		return

@@ -71,6 +71,11 @@ func (s *Service) apply(ctx context.Context, d *bus.Delivery, subject subjects.S
 	if _, is := fact.(machine.Irrelevant); is {
 		return nil // no row is read for what concerns none
 	}
+	if opened, is := fact.(machine.Opened); is {
+		if dead, err := s.refuseDead(ctx, subject, opened.ConnectionOpened); dead || err != nil {
+			return err
+		}
+	}
 	in := machine.Input{Seq: d.Seq, EventID: event.EventID, Type: event.Type, At: d.Time.UTC(), Fact: fact}
 	a := application{Service: s, tenant: subject.Tenant, in: in}
 	if d.Attempt > 1 || time.Since(d.Time) > windowMargin {

@@ -18,6 +18,9 @@ type Config struct {
 	// Grace is how long a gateway may be gone before its connections are
 	// closed.
 	Grace time.Duration
+	// BrakeLimit is how long the closing of connections is held at most when so
+	// many gateways are missing that it looks like an outage.
+	BrakeLimit time.Duration
 	// Retention is how long a row outlives its last connection, where a tenant
 	// has no setting of its own.
 	Retention time.Duration
@@ -47,6 +50,7 @@ func (c *Config) register(s *daemon.Settings) {
 	s.Common(&c.Common, "127.0.0.1:8180")
 	s.String(&c.Consumers, "presence-consumers", perAgent, "how events are consumed: per-agent, or shared for large fleets")
 	s.Duration(&c.Grace, "presence-grace", 4*time.Second, "how long a gateway may be gone before its connections are closed")
+	s.Duration(&c.BrakeLimit, "presence-brake-limit", time.Minute, "how long nobody is taken to be offline while most gateways are missing")
 	s.Duration(&c.Retention, "presence-retention", 5*time.Minute, "how long a row outlives its last connection")
 	s.Int(&c.MaxInstances, "presence-max-instances", 10_000, "instance rows per tenant")
 	s.Duration(&c.AckWait, "presence-ack-wait", 2*time.Second, "after what time an unfinished event goes to another process")
@@ -59,6 +63,7 @@ func (c *Config) register(s *daemon.Settings) {
 		return nil
 	})
 	s.Check("presence-grace", func() error { return atLeast(c.Grace, 0) })
+	s.Check("presence-brake-limit", func() error { return atLeast(c.BrakeLimit, 0) })
 	s.Check("presence-retention", func() error { return atLeast(c.Retention, time.Second) })
 	s.Check("presence-ack-wait", func() error { return atLeast(c.AckWait, 100*time.Millisecond) })
 	s.Check("presence-sweep", func() error { return atLeast(c.Sweep, time.Second) })

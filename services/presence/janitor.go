@@ -52,15 +52,20 @@ func (s *Service) observe(ctx context.Context, u bus.Update) {
 		s.markSynced()
 		return
 	}
-	if u.Key == subjects.PresenceReaderKey {
-		if err := s.reader.observe(u); err != nil {
-			s.log.Error().Err(err).Msg("row ignored")
-		}
-		return
+	var key subjects.PresenceKey
+	var err error
+	switch u.Key {
+	case subjects.PresenceReaderKey:
+		err = s.reader.observe(u)
+	case subjects.PresenceBrakeKey:
+		err = s.brake.observe(u)
+	default:
+		key, err = s.roster.apply(u)
 	}
-	key, err := s.roster.apply(u)
 	if err != nil {
 		s.log.Error().Err(err).Msg("row ignored")
+	}
+	if err != nil || key == (subjects.PresenceKey{}) {
 		return
 	}
 	if u.Op == bus.Put {

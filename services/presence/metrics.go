@@ -18,6 +18,10 @@ type metrics struct {
 	gatewaysLost prometheus.Counter
 	reaped       prometheus.Counter
 	consumers    prometheus.Gauge
+	perAgent     prometheus.Gauge
+	brake        prometheus.Gauge
+	brakeEngaged prometheus.Counter
+	openRefused  prometheus.Counter
 	lag          prometheus.Histogram
 	registered   prometheus.Histogram
 }
@@ -39,6 +43,16 @@ func newMetrics(reg *prometheus.Registry, roster *roster) *metrics {
 			Namespace: "rollcall", Subsystem: "presence", Name: "agent_consumers",
 			Help: "Consumers of agents on EVENTS, as the last sweep found them.",
 		}),
+		perAgent: prometheus.NewGauge(prometheus.GaugeOpts{
+			Namespace: "rollcall", Subsystem: "presence", Name: "consumers_per_agent",
+			Help: "Consumers of agents for each agent with a row, as the last sweep found them. More than 1 for long is a leak.",
+		}),
+		brake: prometheus.NewGauge(prometheus.GaugeOpts{
+			Namespace: "rollcall", Subsystem: "presence", Name: "brake_engaged",
+			Help: "1 while the closing of missing gateways' connections is held because too many are missing at once.",
+		}),
+		brakeEngaged: prometheus.NewCounter(opts("brake_engagements_total", "Times this process engaged the brake.")),
+		openRefused:  prometheus.NewCounter(opts("openings_refused_total", "Opened connections of a gateway's dead incarnation, closed at once.")),
 		lag: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Namespace: "rollcall", Subsystem: "presence", Name: "event_lag_seconds",
 			Help: "Time from an event being stored to being applied.", Buckets: prometheus.ExponentialBuckets(0.001, 2, 16),
@@ -49,7 +63,7 @@ func newMetrics(reg *prometheus.Registry, roster *roster) *metrics {
 		}),
 	}
 	reg.MustRegister(m.applied, m.refused, m.conflicts, m.changed, m.audits, m.pruned,
-		m.gatewaysLost, m.reaped, m.consumers, m.lag, m.registered, agentGauge{roster})
+		m.gatewaysLost, m.reaped, m.consumers, m.perAgent, m.brake, m.brakeEngaged, m.openRefused, m.lag, m.registered, agentGauge{roster})
 	return m
 }
 

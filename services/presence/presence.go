@@ -40,6 +40,8 @@ type Service struct {
 	roster    *roster
 	recent    *recent
 	gateways  *gateways
+	brake     *brake
+	pulse     pulse
 	settings  *tenantSettings
 	metrics   *metrics
 
@@ -84,6 +86,7 @@ func New(config Config, log zerolog.Logger) *Service {
 		roster:   newRoster(),
 		recent:   &recent{newer: map[string]known{}},
 		gateways: &gateways{live: map[string]string{}},
+		brake:    &brake{},
 		lapses:   make(chan lapse, janitorQueue),
 		synced:   make(chan struct{}),
 	}
@@ -248,6 +251,7 @@ func (s *Service) serve(ctx context.Context, group *errgroup.Group) error {
 	case <-s.synced:
 	}
 	group.Go(func() error { return s.reap(ctx) })
+	group.Go(func() error { return s.feelPulse(ctx) })
 	group.Go(func() error { return s.catchUp(ctx) })
 	group.Go(func() error { return s.keep(ctx) })
 	group.Go(func() error { return s.report(ctx) })

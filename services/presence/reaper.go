@@ -22,6 +22,10 @@ const (
 	// reaperRepeat is how long a lost owner's connections may take to go
 	// before they are closed again.
 	reaperRepeat = time.Minute
+	// blindAfter is for how long this process may go without an answer from
+	// JetStream, or without running, before it trusts nothing it knows of gateways.
+	// They renew their rows every two seconds, and JetStream is asked more often.
+	blindAfter = 2 * time.Second
 	// reaperParallel bounds the closes under way.
 	reaperParallel = 32
 )
@@ -62,8 +66,12 @@ func (g *gateways) snapshot() map[string]string {
 
 // reap closes the connections of gateways that are lost, until ctx ends. All
 // presence processes do it at once; the ids of the closes make them one.
+//
+// Nothing is lost while this process cannot see who is there: not connected, not
+// answered, or stopped itself. After that everybody gets a whole grace.
 func (s *Service) reap(ctx context.Context) error {
-	dog := machine.Watchdog{Grace: s.config.Grace, Repeat: reaperRepeat}
+	fresh := machine.Watchdog{Grace: s.config.Grace, Repeat: reaperRepeat}
+	dog, last := fresh, time.Now()
 	reconnects := s.conn.NC().Stats().Reconnects
 	tick := time.NewTicker(reaperTick)
 	defer tick.Stop()
@@ -71,19 +79,27 @@ func (s *Service) reap(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case now := <-tick.C:
-			if again := s.conn.NC().Stats().Reconnects; again != reconnects || !s.conn.Connected() {
-				// Nobody could be seen to return, so everybody gets a whole grace.
-				reconnects, dog = again, machine.Watchdog{Grace: s.config.Grace, Repeat: reaperRepeat}
-				continue
-			}
-			for _, owner := range dog.Lost(now, s.roster.ownersOfLinks(), s.gateways.snapshot()) {
-				if err := s.closeLost(ctx, owner, &dog); err != nil && ctx.Err() == nil {
-					dog.Cleared(owner)
-					s.log.Warn().Err(err).Str("gateway", owner.Gateway).Msg("closes of a lost gateway not all stored; trying again")
-				}
+		case <-tick.C:
+		}
+		now := time.Now()
+		paused, again := now.Sub(last) > blindAfter, s.conn.NC().Stats().Reconnects
+		last = now // and again below: what this loop itself takes is no pause
+		if paused || again != reconnects || !s.conn.Connected() || s.pulse.age(now) > blindAfter {
+			reconnects, dog = again, fresh
+			continue
+		}
+		owners, alive := s.roster.ownersOfLinks(), s.gateways.snapshot()
+		hold := s.holdExpiry(ctx, now, owners, alive)
+		for _, owner := range dog.Lost(now, owners, alive, hold) {
+			if err := s.closeLost(ctx, owner, &dog); err != nil && ctx.Err() == nil {
+				dog.Cleared(owner)
+				s.log.Warn().Err(err).Str("gateway", owner.Gateway).Msg("closes of a lost gateway not all stored; trying again")
 			}
 		}
+		if err := s.announceBrake(ctx); err != nil && ctx.Err() == nil {
+			s.log.Warn().Err(err).Msg("brake not announced; trying again")
+		}
+		last = time.Now()
 	}
 }
 
@@ -116,22 +132,33 @@ func (s *Service) closeLost(ctx context.Context, owner machine.Owner, dog *machi
 	return group.Wait()
 }
 
-// closeLink stores the close of one connection of a lost gateway. No message
-// caused it, so its id derives from the connection, which closes once.
+// superseded reports whether a gateway is known to run on as a later incarnation
+// than the one named. Their ids sort by the time of their making.
+func (g *gateways) superseded(gateway, incarnation string) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.live[gateway] > incarnation
+}
+
+// refuseDead closes a connection that a dead incarnation of its gateway has
+// announced: the announcement was on its way when the process ended. It never
+// becomes part of a row; the close is for everybody else who heard of it.
+func (s *Service) refuseDead(ctx context.Context, subject subjects.Subject, opened subjects.ConnectionOpened) (bool, error) {
+	if opened.GatewayID == opened.InstanceID || !s.gateways.superseded(opened.GatewayID, opened.Incarnation) {
+		return false, nil
+	}
+	_, err := s.storeClose(ctx, link{
+		tenant: subject.Tenant, agent: subject.Agent, instance: opened.InstanceID, connection: opened.ConnectionID,
+	})
+	if err == nil {
+		s.metrics.openRefused.Inc()
+	}
+	return true, err
+}
+
+// closeLink closes one connection of a lost gateway.
 func (s *Service) closeLink(ctx context.Context, l link) error {
-	subject := subjects.InstanceConnection(l.tenant, l.instance, "closed")
-	scope := subjects.Scope{Kind: subjects.ScopeDevice, ID: l.instance}
-	if l.agent != "" {
-		subject = subjects.AgentConnection(l.tenant, l.agent, "closed")
-		scope = subjects.Scope{Kind: subjects.ScopeAgent, ID: l.agent}
-	}
-	id := subjects.DeriveID(l.tenant, subject.String(), l.connection, subject.Type())
-	event, err := subjects.NewEvent(id, subject.Type(), time.Now(), scope,
-		subjects.ConnectionClosed{ConnectionID: l.connection, InstanceID: l.instance, Reason: subjects.ClosedGatewayLost})
-	if err != nil {
-		return err
-	}
-	seq, err := s.publish(ctx, subject.String(), event, nil)
+	seq, err := s.storeClose(ctx, l)
 	if err != nil {
 		return err
 	}
@@ -147,6 +174,24 @@ func (s *Service) closeLink(ctx context.Context, l link) error {
 		return err
 	}
 	return s.consumers.ensureAgent(ctx, key, seq)
+}
+
+// storeClose stores the close of one connection of a lost gateway. No message
+// caused it, so its id derives from the connection, which closes once.
+func (s *Service) storeClose(ctx context.Context, l link) (uint64, error) {
+	subject := subjects.InstanceConnection(l.tenant, l.instance, "closed")
+	scope := subjects.Scope{Kind: subjects.ScopeDevice, ID: l.instance}
+	if l.agent != "" {
+		subject = subjects.AgentConnection(l.tenant, l.agent, "closed")
+		scope = subjects.Scope{Kind: subjects.ScopeAgent, ID: l.agent}
+	}
+	id := subjects.DeriveID(l.tenant, subject.String(), l.connection, subject.Type())
+	event, err := subjects.NewEvent(id, subject.Type(), time.Now(), scope,
+		subjects.ConnectionClosed{ConnectionID: l.connection, InstanceID: l.instance, Reason: subjects.ClosedGatewayLost})
+	if err != nil {
+		return 0, err
+	}
+	return s.publish(ctx, subject.String(), event, nil)
 }
 
 // enforceCaps prunes disconnected instance rows of tenants that have too many.

@@ -3,6 +3,7 @@ package presence
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -176,6 +177,40 @@ func (r *roster) ownersOfLinks() []machine.Owner {
 		owners = append(owners, owner)
 	}
 	return owners
+}
+
+// instancesOf counts, per owner of connections, the instances of each tenant that
+// are connected to it.
+func (r *roster) instancesOf() map[machine.Owner]map[string]int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	counts := make(map[machine.Owner]map[string]int, len(r.owners))
+	for owner := range r.owners {
+		counts[owner] = map[string]int{}
+	}
+	for _, i := range r.instances {
+		seen := map[machine.Owner]bool{}
+		for _, l := range i.links {
+			if !seen[l.owner] {
+				seen[l.owner] = true
+				counts[l.owner][i.id.Tenant]++
+			}
+		}
+	}
+	return counts
+}
+
+// tenants lists those that have connections, but for rollcall's own.
+func (r *roster) tenants() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	found := map[string]bool{}
+	for _, i := range r.instances {
+		if len(i.links) > 0 && i.id.Tenant != subjects.SystemTenant {
+			found[i.id.Tenant] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(found))
 }
 
 // linksOf lists the connections of one owner, each once: an agent's

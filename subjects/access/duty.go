@@ -56,7 +56,7 @@ func DutyOf(service Role) Duty {
 	case Presence:
 		return Duty{
 			Stores: []string{
-				"tenant.*.presence.>", "tenant.*.audit.agent.*.*",
+				"tenant.*.presence.>", "tenant.*.audit.agent.*.*", "tenant.*.audit.presence.*",
 				"tenant.*.agent.*.connection.closed", "tenant.*.instance.*.connection.closed",
 				"$KV." + subjects.BucketPresence + ".>",
 			},

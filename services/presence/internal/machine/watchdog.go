@@ -31,8 +31,9 @@ type Watchdog struct {
 // Lost returns the owners that are lost at now, in a stable order. Owners are
 // those that hold connections; alive maps the instance_id of each live gateway
 // to its incarnation. A gateway that lives under another incarnation has lost
-// the old one at once; one that is not there at all is lost after Grace.
-func (w *Watchdog) Lost(now time.Time, owners []Owner, alive map[string]string) []Owner {
+// the old one at once; one that is not there at all is lost after Grace, unless
+// its expiry is held.
+func (w *Watchdog) Lost(now time.Time, owners []Owner, alive map[string]string, hold bool) []Owner {
 	if w.missing == nil {
 		w.missing, w.reported = map[Owner]time.Time{}, map[Owner]time.Time{}
 	}
@@ -44,7 +45,7 @@ func (w *Watchdog) Lost(now time.Time, owners []Owner, alive map[string]string) 
 		case lives && incarnation == owner.Incarnation:
 			delete(w.missing, owner)
 			delete(w.reported, owner)
-		case lives || w.missingFor(now, owner) >= w.Grace:
+		case lives || w.missingFor(now, owner) >= w.Grace && !hold:
 			if at, done := w.reported[owner]; !done || now.Sub(at) >= w.Repeat {
 				w.reported[owner] = now
 				lost = append(lost, owner)

@@ -1,0 +1,209 @@
+package presence
+
+import (
+	"encoding/json"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/stretchr/testify/require"
+
+	"rollcall/subjects"
+)
+
+// outage is three gateways with agents, of which it can take away all.
+type outage struct {
+	*stage
+	gateways []*gateway
+	agents   []string
+}
+
+func newOutage(s *stage) *outage {
+	o := &outage{stage: s}
+	for i := range 3 {
+		g := s.gateway(fmt.Sprintf("g%d", i))
+		o.gateways = append(o.gateways, g)
+		for j := range 4 {
+			agent := fmt.Sprintf("a-%d-%d", i, j)
+			o.agents = append(o.agents, agent)
+			g.open(agent, agent)
+		}
+	}
+	s.eventually(func() bool { return len(s.events(subjects.TypePresenceChanged)) == len(o.agents) }, "not all online")
+	return o
+}
+
+// strike lets the rows of all gateways lapse.
+func (o *outage) strike() {
+	for _, g := range o.gateways {
+		g.beat(time.Second)
+	}
+}
+
+func (o *outage) audits(name string) []stored {
+	return o.events("audit.presence." + name)
+}
+
+func TestBrakeHoldsAFleetTogether(t *testing.T) {
+	t.Parallel()
+	eachMode(t, func(t *testing.T, s *stage) {
+		t.Helper()
+		long := func(c *Config) { c.BrakeLimit = time.Hour }
+		processes := []*process{s.start(long), s.start(long)}
+		o := newOutage(s)
+		o.strike()
+		s.eventually(func() bool { return len(o.audits("brake_engaged")) == 2 }, "the brake does not engage")
+		require.ElementsMatch(t, []string{"system", "acme"},
+			[]string{o.audits("brake_engaged")[0].subject.Tenant, o.audits("brake_engaged")[1].subject.Tenant})
+		var row subjects.BrakeRow
+		require.True(t, s.read(subjects.PresenceBrakeKey, &row))
+		require.True(t, row.Engaged)
+		require.Equal(t, "gateways", row.Reason)
+		require.GreaterOrEqual(t, len(row.Gateways), 2, "as many as make the half")
+		for _, p := range processes {
+			s.eventually(func() bool { return testutil.ToFloat64(p.metrics.brake) == 1 }, "a process does not see it")
+		}
+		// Long after the grace two return; the third is lost then, and not before.
+		pauseFor(t, 4*processes[0].config.Grace)
+		require.Len(t, s.events(subjects.TypePresenceChanged), len(o.agents), "somebody was taken to be offline")
+		o.gateways[0].beat(0)
+		o.gateways[1].beat(0)
+		s.eventually(func() bool { return len(o.audits("brake_released")) == 2 }, "the brake does not release")
+		for _, agent := range o.agents {
+			if agent[2] == '2' {
+				s.requireChanges(agent, online, offline)
+			}
+		}
+		for _, agent := range o.agents[:8] {
+			s.requireChanges(agent, online)
+		}
+		require.True(t, s.read(subjects.PresenceBrakeKey, &row))
+		require.False(t, row.Engaged)
+		require.Equal(t, "returned", row.Reason)
+		require.Len(t, o.audits("brake_engaged"), 2, "once for each tenant")
+	})
+}
+
+func TestBrakeGivesUp(t *testing.T) {
+	t.Parallel()
+	eachMode(t, func(t *testing.T, s *stage) {
+		t.Helper()
+		p := s.start(func(c *Config) { c.BrakeLimit = 2 * time.Second })
+		o := newOutage(s)
+		o.strike()
+		s.eventually(func() bool { return testutil.ToFloat64(p.metrics.brake) == 1 }, "the brake does not engage")
+		for _, agent := range o.agents {
+			s.requireChanges(agent, online, offline)
+		}
+		s.eventually(func() bool { return len(o.audits("brake_released")) >= 1 }, "not told")
+		released, err := subjects.DecodePayload[subjects.BrakeChanged](o.audits("brake_released")[0].event)
+		require.NoError(t, err)
+		require.Equal(t, "limit", released.Reason)
+		first := s.events(subjects.TypeConnectionClosed)[0]
+		require.False(t, first.event.OccurredAt.Before(released.Since.Add(2*time.Second)), "it held for its whole limit")
+		require.InDelta(t, 1, testutil.ToFloat64(p.metrics.brakeEngaged), 0)
+	})
+}
+
+// TestBrakeIsAnnouncedByWhoeverIsThere lets the process that engages the brake die
+// before it can say so.
+func TestBrakeIsAnnouncedByWhoeverIsThere(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, perAgent)
+	since := time.Now().UTC().Truncate(time.Millisecond)
+	s.save(subjects.PresenceBrakeKey, subjects.BrakeRow{Since: since, Until: since.Add(time.Second), Reason: "returned", Gateways: []string{"x"}})
+	p := s.start()
+	s.eventually(func() bool { return len(s.events("audit.presence.brake_released")) == 1 }, "not told")
+	p.stop()
+	s.forgetMessageIDs()
+	s.start()
+	s.gateway("g1").open("ada", "laptop")
+	s.requireChanges("ada", online)
+	require.Len(t, s.events("audit.presence.brake_released"), 1, "told once, however often presence starts")
+}
+
+// TestOpeningOfADeadIncarnation stores an opening that was on its way when its
+// gateway was started anew.
+func TestOpeningOfADeadIncarnation(t *testing.T) {
+	t.Parallel()
+	eachMode(t, func(t *testing.T, s *stage) {
+		t.Helper()
+		p := s.start()
+		g := s.gateway("g1")
+		old := *g
+		g.live()
+		g.open("ada", "laptop")
+		s.requireChanges("ada", online)
+		late := old.open("bob", "tablet")
+		screen := old.open("", "screen")
+		again := old.open("ada", "laptop")
+		s.eventually(func() bool { return len(s.events(subjects.TypeConnectionClosed)) == 3 }, "not closed")
+		for _, e := range s.events(subjects.TypeConnectionClosed) {
+			closed, err := subjects.DecodePayload[subjects.ConnectionClosed](e.event)
+			require.NoError(t, err)
+			require.Equal(t, subjects.ClosedGatewayLost, closed.Reason)
+			require.Contains(t, []string{late.id, screen.id, again.id}, closed.ConnectionID)
+		}
+		g.open("last", "last")
+		s.requireChanges("last", online)
+		require.Empty(t, s.changes("bob"))
+		s.requireChanges("ada", online)
+		require.Positive(t, testutil.ToFloat64(p.metrics.openRefused))
+	})
+}
+
+// TestNothingIsLostWhilePresenceIsBlind lets JetStream stop answering presence, and
+// gateways lapse meanwhile.
+func TestNothingIsLostWhilePresenceIsBlind(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, perAgent)
+	p := s.start()
+	g := s.gateway("g1")
+	g.open("ada", "laptop")
+	s.requireChanges("ada", online)
+	blind := make(chan struct{})
+	stop := make(chan struct{})
+	go func() { // what a server that stands still looks like
+		defer close(blind)
+		for {
+			p.pulse.felt(time.Now().Add(-time.Minute))
+			select {
+			case <-stop:
+				return
+			case <-time.After(time.Millisecond):
+			}
+		}
+	}()
+	g.beat(time.Second)
+	s.eventually(func() bool { return len(p.gateways.snapshot()) == 0 }, "the row does not lapse")
+	pauseFor(t, 3*p.config.Grace)
+	close(stop)
+	<-blind
+	g.beat(0)
+	g.open("end", "end")
+	s.requireChanges("end", online)
+	s.requireChanges("ada", online)
+}
+
+// pauseFor waits where nothing that could be waited for must happen.
+func pauseFor(t *testing.T, d time.Duration) {
+	t.Helper()
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-t.Context().Done():
+	}
+}
+
+// save writes a row as presence would.
+func (s *stage) save(key string, row any) {
+	s.t.Helper()
+	value, err := json.Marshal(row)
+	require.NoError(s.t, err)
+	entry, err := s.rows.Get(s.t.Context(), key)
+	require.NoError(s.t, err)
+	_, err = s.rows.Save(s.t.Context(), key, value, entry.Revision, 0)
+	require.NoError(s.t, err)
+}
