@@ -258,6 +258,7 @@ func (g *Gateway) follow(ctx context.Context, background *tasks, presence, gatew
 	})
 	background.run("announce again what was dropped", g.readmit)
 	background.run("report rejected events", g.report)
+	background.run("look after streams", g.conn.Upkeep)
 	background.run("answer for peers that are gone", g.answerOrphans)
 	return nil
 }

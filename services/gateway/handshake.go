@@ -110,6 +110,7 @@ func (s *socket) admit(ctx context.Context, e machine.Authenticated) {
 	s.gateway.metrics.handshakes.WithLabelValues("opened").Inc()
 	s.opened.Store(&opened{
 		tenant: s.token.Tenant, agent: s.token.Agent, instance: e.Init.Device.DeviceID, connection: e.ConnectionID, seq: seq, payload: payload,
+		generation: s.gateway.view.generation(),
 	})
 	s.begin(e.RequestID, seq)
 }

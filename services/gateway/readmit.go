@@ -24,7 +24,8 @@ const (
 // because this gateway's row was gone for too long: their peers would read as
 // offline for as long as they stay, lease nothing and moderate nothing. A connection
 // that was in its row and is not any more was closed, whether the row has moved on
-// or has lapsed since.
+// or has lapsed since; and one that was opened before the bucket was made anew
+// has lost its row with the old one.
 func (g *Gateway) cutDropped() {
 	var lost []*socket
 	for _, s := range g.roster.list() {
@@ -35,7 +36,7 @@ func (g *Gateway) cutDropped() {
 		switch stands := g.view.standing(opened); {
 		case stands == held:
 			opened.held.Store(true)
-		case stands == dropped, opened.held.Load():
+		case stands == dropped, opened.held.Load(), opened.generation != g.view.generation():
 			opened.readmitted.Store(true)
 			lost = append(lost, s)
 		}

@@ -94,6 +94,8 @@ type opened struct {
 	seq uint64
 	// payload is what the opening says.
 	payload subjects.ConnectionOpened
+	// generation is that of the bucket when it was opened.
+	generation int
 	// held is set once the connection was seen in its row, readmitted when it was
 	// taken out of it and the peer is to reconnect.
 	held, readmitted atomic.Bool

@@ -50,6 +50,13 @@ func (t *table[E]) remove(id string) {
 	t.gone[id] = struct{}{}
 }
 
+// clear takes every row out.
+func (t *table[E]) clear() {
+	for _, id := range t.sorted() {
+		t.remove(id)
+	}
+}
+
 // left reports whether id is known to have been here.
 func (t *table[E]) left(id string) bool {
 	_, ok := t.gone[id]

@@ -35,6 +35,8 @@ type view struct {
 	revision uint64 // of PRESENCE, the last one applied
 	ahead    int    // agents of all tenants that are ahead of their rows
 	changed  chan struct{}
+	// resets counts how often PRESENCE was found to be another bucket.
+	resets int
 
 	presenceSynced, gatewaysSynced synced
 }
@@ -109,8 +111,24 @@ func (v *view) applyPresence(u bus.Update) {
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	if u.Reset {
+		v.forgetRows()
+		return
+	}
 	v.applyRowOf(u)
 	v.revision = max(v.revision, u.Revision)
+	v.wake()
+}
+
+// forgetRows empties the copy: the bucket is another one. Connections that were in
+// it are found to be gone, and are announced again.
+func (v *view) forgetRows() {
+	v.resets++
+	for _, t := range v.tenants {
+		t.agents.clear()
+		t.instances.clear()
+		clear(t.homes)
+	}
 	v.wake()
 }
 
@@ -176,6 +194,12 @@ func applyRow[R, E any](log zerolog.Logger, t *table[E], id string, u bus.Update
 func (v *view) applyGateways(u bus.Update) {
 	if u.Synced {
 		v.gatewaysSynced.done()
+		return
+	}
+	if u.Reset {
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		v.gateways.clear()
 		return
 	}
 	id, err := subjects.ParseGatewayKey(u.Key)
@@ -335,6 +359,13 @@ func (v *view) home(tenant string, of peerTarget) (subjects.EdgeAddress, bool) {
 func (v *view) alive(gateway, incarnation string) bool {
 	entry, known := v.gateways.get(gateway)
 	return known && entry.row.Incarnation == incarnation
+}
+
+// generation tells one PRESENCE bucket from the next.
+func (v *view) generation() int {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	return v.resets
 }
 
 // standing is what the rows say of a connection.

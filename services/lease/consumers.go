@@ -46,6 +46,35 @@ func (s *Service) ensureConsumers(ctx context.Context) error {
 	)
 }
 
+const (
+	// consumersCheck is how often it is seen whether a stream was made again,
+	// consumersEvery how often the consumers are ensured in any case.
+	consumersCheck = time.Second
+	consumersEvery = time.Minute
+)
+
+// keepConsumers makes the consumers again when an operator removed them, or their
+// stream, until ctx ends.
+func (s *Service) keepConsumers(ctx context.Context) error {
+	tick := time.NewTicker(consumersCheck)
+	defer tick.Stop()
+	remade, ensured := s.conn.Remade(), time.Now()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		if again := s.conn.Remade(); s.conn.Connected() && (again != remade || time.Since(ensured) >= consumersEvery) {
+			if err := s.ensureConsumers(ctx); err != nil {
+				s.log.Warn().Err(err).Msg("consumers not ensured; trying again")
+				continue
+			}
+			remade, ensured = again, time.Now()
+		}
+	}
+}
+
 // ensureConsumer makes a consumer unless one of its name exists, which keeps
 // the place it is at. One with other settings is another release's: the newer
 // settings win.

@@ -164,14 +164,18 @@ func (s *Service) open(ctx context.Context) error {
 func (s *Service) watch(ctx context.Context, group *errgroup.Group) {
 	group.Go(func() error {
 		return s.settingRows.Watch(ctx, ">", func(u bus.Update) {
-			if u.Synced {
+			switch {
+			case u.Synced:
 				close(s.synced)
-			} else {
+			case u.Reset: // what was set stays until it is set anew
+			default:
 				s.settings.apply(u)
 			}
 		})
 	})
 	group.Go(func() error { return s.rows.Watch(ctx, ">", s.view.apply) })
+	group.Go(func() error { return s.conn.Upkeep(ctx) })
+	group.Go(func() error { return s.keepConsumers(ctx) })
 }
 
 // serve starts the work on commands once the settings are known.

@@ -28,6 +28,12 @@ func (v *view) apply(u bus.Update) {
 	if u.Synced {
 		return
 	}
+	if u.Reset {
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		clear(v.leases)
+		return
+	}
 	if _, _, _, err := subjects.ParseLeaseKey(u.Key); err != nil {
 		return
 	}

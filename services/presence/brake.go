@@ -44,6 +44,12 @@ func (b *brake) set(row subjects.BrakeRow, revision uint64) {
 	}
 }
 
+func (b *brake) clear() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.row, b.revision = subjects.BrakeRow{}, 0
+}
+
 func (b *brake) get() (subjects.BrakeRow, uint64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

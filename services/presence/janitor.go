@@ -52,6 +52,12 @@ func (s *Service) observe(ctx context.Context, u bus.Update) {
 		s.markSynced()
 		return
 	}
+	if u.Reset {
+		s.roster.clear()
+		s.recent.clear()
+		s.brake.clear()
+		return
+	}
 	var key subjects.PresenceKey
 	var err error
 	switch u.Key {
@@ -131,6 +137,10 @@ func (s *Service) clean(ctx context.Context) error {
 	}
 }
 
+// upheavals counts what may have cost consumers: reconnects, after which the server
+// may be one that has restarted, and streams that were made again.
+func (s *Service) upheavals() uint64 { return s.conn.NC().Stats().Reconnects + s.conn.Remade() }
+
 func (s *Service) cleanUp(ctx context.Context, l lapse) error {
 	if l.key.Agent != "" {
 		if s.config.Consumers == shared {
@@ -153,11 +163,11 @@ func (s *Service) keep(ctx context.Context) error {
 	defer tick.Stop()
 	var swept time.Time
 	done := common{}
-	reconnects := s.conn.NC().Stats().Reconnects
+	seen := s.upheavals()
 	for {
-		again := s.conn.NC().Stats().Reconnects != reconnects
+		again := s.upheavals() != seen
 		if s.config.Consumers == perAgent && s.conn.Connected() && (again || time.Since(swept) >= s.config.Sweep) {
-			reconnects, swept = s.conn.NC().Stats().Reconnects, time.Now()
+			seen, swept = s.upheavals(), time.Now()
 			if err := s.sweep(ctx, done); err != nil && ctx.Err() == nil {
 				swept = swept.Add(sweepAgain - s.config.Sweep)
 				s.log.Warn().Err(err).Msg("consumers not all in line with rows")

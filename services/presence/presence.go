@@ -121,13 +121,11 @@ func (s *Service) work(ctx context.Context) error {
 	s.conn = conn
 	defer s.disconnect(ctx)
 	if err := s.open(ctx); err != nil {
-		if ctx.Err() != nil {
-			return nil
-		}
-		return err
+		return unlessEnded(ctx, err)
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	s.watch(ctx, group)
+	group.Go(func() error { return s.conn.Upkeep(ctx) })
 	group.Go(func() error { return s.serve(ctx, group) })
 	return group.Wait()
 }
@@ -216,6 +214,8 @@ func (s *Service) watch(ctx context.Context, group *errgroup.Group) {
 		return s.gatewayRows.Watch(ctx, ">", func(u bus.Update) {
 			if u.Synced {
 				s.markSynced()
+			} else if u.Reset {
+				s.gateways.clear()
 			} else if err := s.gateways.apply(u); err != nil {
 				s.log.Error().Err(err).Msg("gateway row ignored")
 			}
@@ -225,7 +225,7 @@ func (s *Service) watch(ctx context.Context, group *errgroup.Group) {
 		return s.settingRows.Watch(ctx, ">", func(u bus.Update) {
 			if u.Synced {
 				s.markSynced()
-			} else {
+			} else if !u.Reset { // what was set stays until it is set anew
 				s.settings.apply(u)
 			}
 		})
@@ -249,6 +249,9 @@ func (s *Service) serve(ctx context.Context, group *errgroup.Group) error {
 	case <-ctx.Done():
 		return nil
 	case <-s.synced:
+	}
+	if err := s.dropRowsAhead(ctx); err != nil {
+		return unlessEnded(ctx, err)
 	}
 	group.Go(func() error { return s.reap(ctx) })
 	group.Go(func() error { return s.feelPulse(ctx) })

@@ -496,3 +496,64 @@ func TestConnectionLeftInAnInstanceRow(t *testing.T) {
 		require.Len(t, s.events(subjects.TypeConnectionClosed), 1)
 	})
 }
+
+// TestRowsAheadOfTheLog starts presence on rows of a log that is gone.
+func TestRowsAheadOfTheLog(t *testing.T) {
+	t.Parallel()
+	eachMode(t, func(t *testing.T, s *stage) {
+		t.Helper()
+		p := s.start()
+		g := s.gateway("g1")
+		for range 5 {
+			g.open("ada", "laptop").close()
+		}
+		last := g.open("ada", "laptop")
+		s.eventually(func() bool { return len(s.changes("ada")) == 11 }, "not all applied")
+		p.stop()
+		require.NoError(t, s.conn.JS().DeleteStream(t.Context(), subjects.StreamEvents))
+		for _, stream := range subjects.Streams(time.Hour) {
+			require.NoError(t, s.server.Connect(t).EnsureStream(t.Context(), bus.Stream(stream), 1))
+		}
+		s.mu.Lock()
+		s.seen = nil
+		s.mu.Unlock()
+		s.start()
+		s.eventually(func() bool { return s.agent("ada").Status == offline && len(s.agent("ada").Connections) == 0 }, "the row stays")
+		again := g.open("ada", "laptop")
+		s.requireChanges("ada", online)
+		require.Equal(t, again.id, s.agent("ada").Connections[0].ConnectionID)
+		require.NotEqual(t, last.id, again.id)
+	})
+}
+
+// TestStreamsRemovedUnderPresence removes the log, and then the bucket, while agents
+// are connected.
+func TestStreamsRemovedUnderPresence(t *testing.T) {
+	t.Parallel()
+	eachMode(t, func(t *testing.T, s *stage) {
+		t.Helper()
+		s.start()
+		g := s.gateway("g1")
+		ada := g.open("ada", "laptop")
+		s.requireChanges("ada", online)
+		require.NoError(t, s.conn.JS().DeleteStream(t.Context(), subjects.StreamEvents))
+		s.eventually(func() bool {
+			_, err := s.conn.JS().Stream(t.Context(), subjects.StreamEvents)
+			return err == nil
+		}, "the log is not made again")
+		ada.close()
+		s.requireChanges("ada", online, offline)
+		bob := g.open("bob", "tablet")
+		s.requireChanges("bob", online)
+
+		require.NoError(t, s.conn.JS().DeleteStream(t.Context(), "KV_"+subjects.BucketPresence))
+		s.eventually(func() bool {
+			_, err := s.conn.JS().Stream(t.Context(), "KV_"+subjects.BucketPresence)
+			return err == nil
+		}, "the bucket is not made again")
+		bob.publish("opened", subjects.NewID(), bob.opened()) // as its gateway does when it finds it gone
+		s.eventually(func() bool { return s.agent("bob").Status == online }, "not online again")
+		bob.close()
+		s.eventually(func() bool { return s.agent("bob").Status == offline }, "not offline")
+	})
+}

@@ -71,6 +71,13 @@ func (r *reader) observe(u bus.Update) error {
 	return nil
 }
 
+// place is how far the reader is by its row, and the row's revision.
+func (r *reader) place() (seq, revision uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.row.Seq, r.revision
+}
+
 // run stands by, reads when it is this process's turn, and stands by again,
 // until ctx ends.
 func (r *reader) run(ctx context.Context) error {

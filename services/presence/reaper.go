@@ -58,6 +58,14 @@ func (g *gateways) apply(u bus.Update) error {
 	return nil
 }
 
+// clear forgets everybody: the bucket is another one. Whoever lives says so within
+// the grace.
+func (g *gateways) clear() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	clear(g.live)
+}
+
 func (g *gateways) snapshot() map[string]string {
 	g.mu.Lock()
 	defer g.mu.Unlock()

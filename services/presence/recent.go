@@ -39,6 +39,13 @@ func (r *recent) add(key string, row subjects.AgentRow, revision uint64) {
 	r.newer[key] = known{row: row, revision: revision}
 }
 
+func (r *recent) clear() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	clear(r.newer)
+	clear(r.older)
+}
+
 func (r *recent) get(key string) (known, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

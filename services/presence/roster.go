@@ -38,6 +38,7 @@ type agentSummary struct {
 type instanceSummary struct {
 	id       subjects.PresenceKey
 	revision uint64
+	applied  uint64 // the highest sequence of any source
 	lastSeen time.Time
 	links    []link
 }
@@ -55,6 +56,16 @@ func newRoster() *roster {
 		owners:    map[machine.Owner]int{},
 		perTenant: map[string]int{},
 	}
+}
+
+// clear forgets every row: the bucket is another one.
+func (r *roster) clear() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	clear(r.agents)
+	clear(r.instances)
+	clear(r.owners)
+	clear(r.perTenant)
 }
 
 // apply takes one update of the bucket. The error tells of a row nobody can
@@ -100,6 +111,9 @@ func (r *roster) applyInstance(key subjects.PresenceKey, u bus.Update) error {
 		return fmt.Errorf("row %q: %w", u.Key, err)
 	}
 	summary := instanceSummary{id: key, revision: u.Revision, lastSeen: row.LastSeenAt}
+	for _, seq := range row.Applied {
+		summary.applied = max(summary.applied, seq)
+	}
 	for _, l := range row.Links {
 		summary.links = append(summary.links, link{
 			tenant: key.Tenant, agent: l.AgentID, instance: key.Instance, connection: l.ConnectionID,
@@ -211,6 +225,24 @@ func (r *roster) tenants() []string {
 		}
 	}
 	return slices.Sorted(maps.Keys(found))
+}
+
+// ahead lists the rows that are further than a sequence, with their revisions.
+func (r *roster) ahead(last uint64) map[string]uint64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	rows := map[string]uint64{}
+	for key, a := range r.agents {
+		if a.appliedSeq > last {
+			rows[key] = a.revision
+		}
+	}
+	for key, i := range r.instances {
+		if i.applied > last {
+			rows[key] = i.revision
+		}
+	}
+	return rows
 }
 
 // linksOf lists the connections of one owner, each once: an agent's

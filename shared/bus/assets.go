@@ -40,51 +40,29 @@ const ensureAttempts = 10
 // It never shrinks anything, so what an operator enlarged stays. Any number of
 // processes may do it at once. A fixed one is only created, and refused if
 // it is there and does not fit.
-// A stream in memory is also made again after every reconnect, because a server
-// on its own forgets it when it restarts.
 // NB: raising reads, then writes; an operator's change in between is lost.
 func (c *Conn) EnsureStream(ctx context.Context, s Stream, replicas int) error {
-	want := s.config(replicas)
-	create := func(ctx context.Context) error {
-		_, err := c.js.CreateStream(ctx, want)
-		return err
+	if err := c.keep(ctx, &asset{want: s.config(replicas), fixed: s.Fixed}); err != nil {
+		return fmt.Errorf("ensure stream %q: %w", s.Name, err)
 	}
-	ensure := func(ctx context.Context) error {
-		if err := c.ensure(ctx, want, s.Fixed, create); err != nil {
-			return fmt.Errorf("ensure stream %q: %w", s.Name, err)
-		}
-		return nil
-	}
-	if s.Memory {
-		c.mu.Lock()
-		c.memory[s.Name] = ensure
-		c.mu.Unlock()
-	}
-	return ensure(ctx)
+	return nil
 }
 
 // EnsureBucket does for a bucket what EnsureStream does for a stream.
 func (c *Conn) EnsureBucket(ctx context.Context, b Bucket, replicas int) error {
-	create := func(ctx context.Context) error {
-		_, err := c.js.CreateKeyValue(ctx, jetstream.KeyValueConfig{
-			Bucket: b.Name, Description: b.Description, History: 1,
-			MaxValueSize: b.MaxValueSize, LimitMarkerTTL: b.MarkerTTL, Replicas: max(replicas, 1),
-		})
-		return err
-	}
-	if err := c.ensure(ctx, b.config(replicas), b.Fixed, create); err != nil {
+	if err := c.keep(ctx, &asset{want: b.config(replicas), fixed: b.Fixed}); err != nil {
 		return fmt.Errorf("ensure bucket %q: %w", b.Name, err)
 	}
 	return nil
 }
 
-// ensure creates a stream or raises the one that is there, unless it is fixed.
-func (c *Conn) ensure(ctx context.Context, want jetstream.StreamConfig, fixed bool, create func(context.Context) error) error {
+// ensure creates an asset or raises the one that is there, unless it is fixed.
+func (c *Conn) ensure(ctx context.Context, a *asset) error {
 	ctx, cancel := bounded(ctx)
 	defer cancel()
 	var err error
 	for range ensureAttempts {
-		err = c.retry(ctx, func(ctx context.Context) error { return c.ensureOnce(ctx, want, fixed, create) })
+		err = c.retry(ctx, func(ctx context.Context) error { return c.ensureOnce(ctx, a) })
 		if err == nil || !raced(err) {
 			break
 		}
@@ -95,20 +73,25 @@ func (c *Conn) ensure(ctx context.Context, want jetstream.StreamConfig, fixed bo
 	return err
 }
 
-func (c *Conn) ensureOnce(ctx context.Context, want jetstream.StreamConfig, fixed bool, create func(context.Context) error) error {
-	stream, err := c.js.Stream(ctx, want.Name)
+func (c *Conn) ensureOnce(ctx context.Context, a *asset) error {
+	stream, err := c.js.Stream(ctx, a.want.Name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		if err = create(ctx); err == nil || !raced(err) {
+		if stream, err = c.js.CreateStream(ctx, c.continued(a.want)); err == nil {
+			a.made(stream)
+			return nil
+		}
+		if !raced(err) {
 			return err
 		}
-		stream, err = c.js.Stream(ctx, want.Name)
+		stream, err = c.js.Stream(ctx, a.want.Name)
 	}
 	if err != nil {
 		return err
 	}
+	a.made(stream)
 	have := stream.CachedInfo().Config
-	raised, err := raise(have, want)
-	if err != nil || fixed || reflect.DeepEqual(have, raised) {
+	raised, err := raise(have, a.want)
+	if err != nil || a.fixed || reflect.DeepEqual(have, raised) {
 		return err
 	}
 	_, err = c.js.UpdateStream(ctx, raised)
@@ -138,15 +121,19 @@ func (s Stream) config(replicas int) jetstream.StreamConfig {
 	return cfg
 }
 
-// config names only what raise compares.
+// config is that of the client library's buckets, so that its tools know them.
 func (b Bucket) config(replicas int) jetstream.StreamConfig {
 	return jetstream.StreamConfig{
-		Name: bucketStream(b.Name), Subjects: []string{bucketPrefix(b.Name) + ">"},
-		MaxMsgsPerSubject: 1, MaxMsgSize: unlimited(b.MaxValueSize), MaxConsumers: -1,
+		Name: bucketStream(b.Name), Description: b.Description, Subjects: []string{bucketPrefix(b.Name) + ">"},
+		MaxMsgsPerSubject: 1, MaxMsgSize: unlimited(b.MaxValueSize), MaxConsumers: -1, MaxMsgs: -1, MaxBytes: -1,
+		Duplicates: bucketDuplicates, Discard: jetstream.DiscardNew, DenyDelete: true,
 		Replicas: max(replicas, 1), AllowDirect: true, AllowRollup: true,
 		AllowMsgTTL: b.MarkerTTL > 0, SubjectDeleteMarkerTTL: b.MarkerTTL,
 	}
 }
+
+// bucketDuplicates is what the server itself takes where nobody says anything.
+const bucketDuplicates = 2 * time.Minute
 
 // raise is have with everything at least as large as in want. It refuses what
 // no update can mend. Storage stays as it is: either kind does.

@@ -11,6 +11,12 @@ import (
 	"rollcall/shared/bus/bustest"
 )
 
+// keepUp runs the upkeep of a connection until the test ends.
+func keepUp(t *testing.T, conn *bus.Conn) {
+	t.Helper()
+	start(t, conn.Upkeep)
+}
+
 // TestMemoryStreamComesBackAfterARestart checks what a server on its own
 // forgets.
 func TestMemoryStreamComesBackAfterARestart(t *testing.T) {
@@ -18,11 +24,68 @@ func TestMemoryStreamComesBackAfterARestart(t *testing.T) {
 	server := bustest.Start(t)
 	conn := server.Connect(t)
 	require.NoError(t, conn.EnsureStream(t.Context(), bus.Stream{Name: "M", Subjects: []string{"m.>"}, Memory: true}, 1))
+	keepUp(t, conn)
 	server.Restart(t)
+	exists(t, conn, "M")
+	require.Eventually(t, func() bool { return conn.Remade() == 1 }, soon, tick)
+}
+
+func exists(t *testing.T, conn *bus.Conn, stream string) {
+	t.Helper()
 	require.Eventually(t, func() bool {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		_, err := conn.JS().Stream(ctx, "M")
+		_, err := conn.JS().Stream(ctx, stream)
 		return err == nil
-	}, 10*time.Second, 20*time.Millisecond)
+	}, soon, tick)
+}
+
+// TestRemovedAssetsComeBack removes a stream and a bucket under two connections that
+// use them: they are made again, once, go on behind the sequences of before, and
+// whoever follows them goes on too.
+func TestRemovedAssetsComeBack(t *testing.T) {
+	t.Parallel()
+	server := bustest.Start(t)
+	conns := []*bus.Conn{server.Connect(t), server.Connect(t)}
+	stream, bucket := bus.Stream{Name: "S", Subjects: []string{"s.>"}}, bus.Bucket{Name: "B", MarkerTTL: time.Minute}
+	for _, conn := range conns {
+		require.NoError(t, conn.EnsureStream(t.Context(), stream, 1))
+		require.NoError(t, conn.EnsureBucket(t.Context(), bucket, 1))
+		keepUp(t, conn)
+	}
+	kv, err := conns[0].Bucket(t.Context(), "B")
+	require.NoError(t, err)
+	var read, watched log
+	start(t, func(ctx context.Context) error {
+		return conns[0].Read(ctx, "S", nil, 1, func(d *bus.Delivery) { read.add("%s", d.Data) })
+	})
+	start(t, func(ctx context.Context) error {
+		return kv.Watch(ctx, "", func(u bus.Update) {
+			if !u.Synced {
+				watched.add("%s reset=%v", u.Key, u.Reset)
+			}
+		})
+	})
+	publish(t, conns[0], "s.a", "one")
+	publish(t, conns[0], "s.a", "two")
+	revision, err := kv.Save(t.Context(), "k", []byte("v"), 0, 0)
+	require.NoError(t, err)
+	read.expect(t, "one", "two")
+	watched.expect(t, "k reset=false")
+
+	require.NoError(t, conns[1].JS().DeleteStream(t.Context(), "S"))
+	require.NoError(t, conns[1].JS().DeleteStream(t.Context(), "KV_B"))
+	for _, conn := range conns {
+		require.Eventually(t, func() bool { return conn.Remade() >= 2 }, soon, tick)
+	}
+	ack, err := conns[1].Publish(t.Context(), bus.Message{Subject: "s.a", ID: "three", Data: []byte("three")})
+	require.NoError(t, err)
+	require.Greater(t, ack.Seq, uint64(2), "sequences go on")
+	read.expect(t, "one", "two", "three")
+	_, err = kv.Save(t.Context(), "k", []byte("stale"), revision, 0)
+	require.ErrorIs(t, err, bus.ErrConflict, "a revision of the old bucket is worth nothing")
+	again, err := kv.Save(t.Context(), "k", []byte("v"), 0, 0)
+	require.NoError(t, err)
+	require.Greater(t, again, revision)
+	watched.expect(t, "k reset=false", " reset=true", "k reset=false")
 }

@@ -4,9 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -50,8 +50,14 @@ type Conn struct {
 
 	mu   sync.Mutex
 	link link
-	// memory is what to make again after a reconnect.
-	memory map[string]func(context.Context) error
+	// assets are the streams and buckets to make again when they are gone.
+	assets map[string]*asset
+
+	// hurry wakes upkeep; remade counts what it found to be another one.
+	hurry  chan struct{}
+	remade atomic.Uint64
+	// highest is the last sequence seen of each stream.
+	highest sync.Map
 }
 
 // link is one unbroken stretch of connection, or of its absence.
@@ -65,7 +71,7 @@ type link struct {
 // cannot be read are an error at once.
 func Connect(ctx context.Context, o Options) (*Conn, error) {
 	c := &Conn{
-		log: o.Log, leaderReads: o.LeaderReads, closed: make(chan struct{}), memory: map[string]func(context.Context) error{},
+		log: o.Log, leaderReads: o.LeaderReads, closed: make(chan struct{}), assets: map[string]*asset{}, hurry: make(chan struct{}, 1),
 	}
 	c.link = newLink()
 	opts, err := c.options(o)
@@ -111,7 +117,7 @@ func (c *Conn) options(o Options) ([]nats.Option, error) {
 		nats.ReconnectHandler(func(nc *nats.Conn) {
 			c.connected()
 			c.log.Info().Str("server", nc.ConnectedUrlRedacted()).Msg("reconnected to NATS")
-			c.remake()
+			c.rush()
 		}),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) { c.disconnected(err) }),
 		nats.ClosedHandler(func(*nats.Conn) { c.shut() }),
@@ -175,23 +181,6 @@ func (c *Conn) connected() {
 	case <-c.link.up:
 	default:
 		close(c.link.up)
-	}
-}
-
-// remake makes the streams that live in memory again: a server on its own that
-// restarts forgets not only what they held but that there were any. It runs on
-// the goroutine of the connection's callbacks, so a disconnect that comes
-// meanwhile is noticed a little late.
-func (c *Conn) remake() {
-	c.mu.Lock()
-	again := maps.Clone(c.memory)
-	c.mu.Unlock()
-	for name, ensure := range again {
-		ctx, cancel := context.WithTimeout(context.Background(), defaultTimeout)
-		if err := ensure(ctx); err != nil {
-			c.log.Error().Err(err).Str("stream", name).Msg("stream in memory not made again")
-		}
-		cancel()
 	}
 }
 

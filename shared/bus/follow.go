@@ -39,6 +39,7 @@ type follower struct {
 	last    bool // begin with the last message of every subject
 	handle  func(jetstream.Msg, *jetstream.MsgMetadata)
 	synced  func() // called once, when what was stored at the start is handed on
+	reset   func() // called when the stream is another one; nil: nobody wants to know
 
 	cursor  uint64    // the last sequence handed on, or skipped
 	begun   bool      // cursor is meaningful
@@ -100,6 +101,9 @@ func (f *follower) locate(ctx context.Context) error {
 		stream, err = f.conn.js.Stream(ctx, f.stream)
 		return err
 	})
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		f.conn.rush() // whoever is in charge of it makes it again
+	}
 	if err != nil {
 		return err
 	}
@@ -110,6 +114,9 @@ func (f *follower) locate(ctx context.Context) error {
 		f.cursor, f.begun = end, true // only what is new
 	case !f.created.IsZero() && !f.created.Equal(info.Created):
 		f.cursor, f.begun = 0, !f.last // another stream: all of it
+		if f.reset != nil {
+			f.reset()
+		}
 	case f.begun && f.cursor > end && !f.created.IsZero():
 		f.cursor, f.begun = end, !f.last // the server lost its tail
 	}
@@ -208,6 +215,7 @@ func (f *follower) deliver(msg jetstream.Msg, meta *jetstream.MsgMetadata) {
 		f.sync(f.target)
 	}
 	f.cursor, f.begun = meta.Sequence.Stream, true
+	f.conn.note(f.stream, meta.Sequence.Stream)
 	f.handle(msg, meta)
 	if meta.NumPending == 0 || meta.Sequence.Stream == f.target {
 		f.sync(meta.Sequence.Stream)

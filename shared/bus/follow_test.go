@@ -29,7 +29,10 @@ func (p *tape) take(u bus.Update) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	word := "synced"
-	if !u.Synced {
+	switch {
+	case u.Reset:
+		word = "reset"
+	case !u.Synced:
 		word = fmt.Sprintf("%s%s%s", u.Key, []string{"=", "-", "~"}[u.Op], u.Value)
 	}
 	p.words, p.updates = append(p.words, word), append(p.updates, u)
@@ -203,7 +206,7 @@ func TestWatch(t *testing.T) {
 		require.NoError(t, conn.JS().DeleteStream(t.Context(), "KV_ROWS"))
 		again := newBucket(t, conn, time.Minute)
 		save(t, again, "new.a", "1", 0, 0)
-		tp.expect(t, "synced", "new.a=1")
+		tp.expect(t, "synced", "reset", "new.a=1")
 	})
 
 	t.Run("ends promptly without a server", func(t *testing.T) {

@@ -178,6 +178,7 @@ func (b *KV) write(ctx context.Context, msg *nats.Msg, opts ...jetstream.Publish
 	if err != nil {
 		return 0, sorted(err, "write %s", msg.Subject)
 	}
+	b.conn.note(ack.Stream, ack.Sequence)
 	return ack.Sequence, nil
 }
 

@@ -38,6 +38,7 @@ func (c *Conn) Publish(ctx context.Context, m Message) (Ack, error) {
 	if err != nil {
 		return Ack{}, sorted(err, "publish %s to %q", m.ID, m.Subject)
 	}
+	c.note(ack.Stream, ack.Sequence)
 	return Ack{Seq: ack.Sequence, Duplicate: ack.Duplicate}, nil
 }
 

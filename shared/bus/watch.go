@@ -28,6 +28,7 @@ type Update struct {
 	Header   nats.Header
 	Time     time.Time
 	Synced   bool // alone: everything stored at the start has been delivered
+	Reset    bool // alone: the bucket is another one, and nothing delivered so far is in it
 }
 
 // Watch calls fn, on its own goroutine's stack, for the last change of every
@@ -36,8 +37,8 @@ type Update struct {
 // the server and the removal of its consumer without delivering anything
 // twice; a row written several times meanwhile is delivered as it is last.
 // If fn is slow the server keeps the rest.
-// NB: when the bucket itself is removed and made anew, Watch delivers the new
-// rows and says nothing of the old ones.
+// When the bucket itself is removed and made anew, it calls fn with Reset and
+// delivers what the new one holds.
 func (b *KV) Watch(ctx context.Context, filter string, fn func(Update)) error {
 	if filter == "" {
 		filter = ">"
@@ -46,6 +47,7 @@ func (b *KV) Watch(ctx context.Context, filter string, fn func(Update)) error {
 	f := follower{
 		conn: b.conn, stream: bucketStream(b.name), filters: []string{prefix + filter}, last: true,
 		synced: func() { fn(Update{Synced: true}) },
+		reset:  func() { fn(Update{Reset: true}) },
 		handle: func(msg jetstream.Msg, meta *jetstream.MsgMetadata) {
 			fn(Update{
 				Key:   strings.TrimPrefix(msg.Subject(), prefix),

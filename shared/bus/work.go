@@ -55,7 +55,7 @@ type Work struct {
 // ones back, lets handlers under way finish for up to five seconds and returns
 // nil. The context of a handler lives through those seconds.
 func (c *Conn) Work(ctx context.Context, w Work) error {
-	crew := newCrew(ctx, w)
+	crew := newCrew(ctx, w, c.note)
 	defer crew.stop()
 	sub, err := c.nc.QueueSubscribe(w.DeliverSubject, w.Group, crew.take)
 	if err != nil {
@@ -86,6 +86,7 @@ func (c *Conn) leave(sub *nats.Subscription, closed <-chan struct{}) {
 type crew struct {
 	Work
 	lanes  []chan arrival
+	note   func(stream string, seq uint64)
 	ended  <-chan struct{} // no more is taken from here on
 	cancel context.CancelFunc
 	done   sync.WaitGroup
@@ -97,7 +98,7 @@ type arrival struct {
 	since time.Time
 }
 
-func newCrew(ctx context.Context, w Work) *crew {
+func newCrew(ctx context.Context, w Work, note func(string, uint64)) *crew {
 	if w.Lanes <= 0 {
 		w.Lanes = defaultLanes
 	}
@@ -108,7 +109,7 @@ func newCrew(ctx context.Context, w Work) *crew {
 		w.Lane = func(d *Delivery) string { return d.Consumer }
 	}
 	handling, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	c := &crew{Work: w, ended: ctx.Done(), cancel: cancel, lanes: make([]chan arrival, w.Lanes)}
+	c := &crew{Work: w, note: note, ended: ctx.Done(), cancel: cancel, lanes: make([]chan arrival, w.Lanes)}
 	for i := range c.lanes {
 		lane := make(chan arrival, w.Depth)
 		c.lanes[i] = lane
@@ -124,6 +125,7 @@ func (c *crew) take(msg *nats.Msg) {
 		c.Log.Warn().Err(err).Msg("work ignored")
 		return
 	}
+	c.note(d.Stream, d.Seq)
 	select {
 	case c.lane(d) <- arrival{d: d, since: time.Now()}:
 	default:
