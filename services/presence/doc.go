@@ -11,9 +11,10 @@
 //	out:  tenant.T.presence.agent.A.changed
 //	      tenant.T.presence.instance.I.{upserted,pruned}
 //	      tenant.T.audit.agent.A.<name>
+//	      tenant.system.audit.presence.{brake_engaged,brake_released}
 //	      tenant.T.agent.A.connection.closed, tenant.T.instance.I.connection.closed
 //	      for the connections of a gateway that is lost
-//	rows: PRESENCE T.agent.A, T.instance.I
+//	rows: PRESENCE T.agent.A, T.instance.I, system.brake, system.reader
 //
 // # Who consumes
 //
@@ -45,7 +46,10 @@
 // does, whose own row in GATEWAYS lapses unless it keeps it alive. A watchdog
 // compares who owns connections with who is alive. A gateway that is gone for
 // longer than a grace, or that returned as another incarnation, has its
-// connections closed through the ordinary path. Rows without connections lapse
+// connections closed through the ordinary path; an opening of such an incarnation
+// that comes late is closed at once. If several gateways are missing at the same
+// time, and most of the fleet with them, expiry is held for a while: the row
+// system.brake says so. Rows without connections lapse
 // after their retention; for instances the lapse is announced as
 // presence.pruned.
 //
@@ -55,6 +59,9 @@
 //	NATS is away           handlers fail and their events come again; nothing is
 //	                       expired meanwhile, and every gateway gets a whole
 //	                       grace from the reconnect on
+//	NATS stands still      likewise: JetStream is asked twice a second
+//	EVENTS is removed      it is made again behind its last sequence, and consumers
+//	                       with it; rows ahead of it are removed
 //	a row moved on         reload, step again
 //	an event is malformed  it is logged and terminated; it can change no row
 //	a row is too large     the event that would make it so is terminated; closes
