@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"encoding/json"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -18,10 +19,16 @@ import (
 // refuse every key they do not know, so nothing of ours is added anywhere: no cursor,
 // no scope of a kind that it lacks, no reason, no code.
 
+// tyrum-v1 as it appears in Sec-WebSocket-Protocol.
+const (
+	tyrumSubprotocol = "tyrum-v1"
+	tyrumTokenEntry  = "tyrum-auth." //nolint:gosec // a prefix, no credential
+)
+
 // tyrumDialect is tyrum-v1.
 func tyrumDialect() *dialect {
 	return &dialect{
-		name: "tyrum-v1", tokenEntry: "tyrum-auth.", handshake: machine.Tyrum, frames: tyrumFrames,
+		name: tyrumSubprotocol, tokenEntry: tyrumTokenEntry, handshake: machine.Tyrum, frames: tyrumFrames,
 		kindOf: kindOfTyrum, request: machine.DecodeTyrumRequest, response: decodeTyrumResponse,
 		welcome: welcomeTyrum, begin: followPresence, serve: serveTyrum, told: tyrumProblem,
 		sees:   func(scopes token.Scopes) bool { return scopes.Has(token.ScopePresenceRead) },
@@ -106,9 +113,7 @@ func tyrumEnding(e ending) ending {
 // lacks goes into the details, which are free.
 func tyrumProblem(p *subjects.Problem) *subjects.Problem {
 	details := map[string]any{"code": p.Code}
-	for key, value := range p.Details {
-		details[key] = value
-	}
+	maps.Copy(details, p.Details)
 	code := subjects.CodeInternalError
 	switch p.Code {
 	case subjects.CodeInvalidRequest:

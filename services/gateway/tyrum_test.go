@@ -19,11 +19,11 @@ func TestTyrumConnects(t *testing.T) {
 	w := newWorld(t)
 	g := w.gateway(t)
 	entry := func(token string) string {
-		return "tyrum-auth." + base64.RawURLEncoding.EncodeToString([]byte(token))
+		return tyrumTokenEntry + base64.RawURLEncoding.EncodeToString([]byte(token))
 	}
 	for _, role := range []string{"client", "node"} {
 		d := newTestDevice(t)
-		c := g.tyrumWith(t, nil, d, role, tyrumV1, "tyrum-auth.%", entry(w.token(t, grant{role: role, device: d})), entry("nonsense"))
+		c := g.tyrumWith(t, nil, d, role, tyrumSubprotocol, tyrumTokenEntry+"%", entry(w.token(t, grant{role: role, device: d})), entry("nonsense"))
 		c.handshake()
 		stored := w.events(t, subjects.InstanceConnection("acme", d.id, "opened").String())
 		require.Len(t, stored, 1, "the opening is stored before the proof is answered")
@@ -40,7 +40,7 @@ func TestTyrumConnects(t *testing.T) {
 	require.True(t, c.response("b").OK, "binary frames are read as text")
 
 	// Who offers both speaks the native one.
-	both := g.dialWith(t, nil, tyrumV1, entry("nonsense"), subprotocol, tokenEntry+strings.TrimPrefix(entry(w.token(t, grant{})), "tyrum-auth."))
+	both := g.dialWith(t, nil, tyrumSubprotocol, entry("nonsense"), subprotocol, tokenEntry+strings.TrimPrefix(entry(w.token(t, grant{})), tyrumTokenEntry))
 	both.handshake(newTestDevice(t), "client")
 }
 
@@ -102,8 +102,10 @@ func TestTyrumRefusedHandshakes(t *testing.T) {
 				plain(c)
 			}
 		}, 4003, "handshake overflow"},
-		"mode": {good, "client", init(func(_, in map[string]any) { in["mode"] = "toaster" }), 4003,
-			shape + ": device.mode must be one of ui, web, cli, node, backend, probe, test, desktop, browser-"}, // all that a close frame holds
+		"mode": {
+			good, "client", init(func(_, in map[string]any) { in["mode"] = "toaster" }), 4003,
+			shape + ": device.mode must be one of ui, web, cli, node, backend, probe, test, desktop, browser-",
+		}, // all that a close frame holds
 	}
 	t.Run("each", func(t *testing.T) {
 		for name, r := range refusals {
@@ -197,5 +199,5 @@ func TestTyrumUpgrade(t *testing.T) {
 	t.Parallel()
 	g := newWorld(t).gateway(t)
 	header := http.Header{"Authorization": {"bearer x"}}
-	g.tyrumWith(t, header, newTestDevice(t), "client", tyrumV1).requireClosed(4001, "unauthorized")
+	g.tyrumWith(t, header, newTestDevice(t), "client", tyrumSubprotocol).requireClosed(4001, "unauthorized")
 }

@@ -17,8 +17,6 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-const tyrumV1 = "tyrum-v1"
-
 // tyrumClient is a client of tyrum-v1 whose readers are as strict as that client's:
 // a key too many, one that is missing, a null or a time with an offset fails the test.
 type tyrumClient struct {
@@ -135,22 +133,12 @@ func (g *gatewayRun) tyrum(t *testing.T, token string, d *testDevice, role strin
 	if token != "" {
 		header.Set("Authorization", "Bearer "+token)
 	}
-	return g.tyrumWith(t, header, d, role, tyrumV1)
+	return g.tyrumWith(t, header, d, role, tyrumSubprotocol)
 }
 
 func (g *gatewayRun) tyrumWith(t *testing.T, header http.Header, d *testDevice, role string, protocols ...string) *tyrumClient {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	conn, answer, err := websocket.Dial(ctx, "ws://"+g.Addr()+"/ws", &websocket.DialOptions{HTTPHeader: header, Subprotocols: protocols})
-	require.NoError(t, err)
-	if answer.Body != nil {
-		_ = answer.Body.Close()
-	}
-	require.Equal(t, []string{tyrumV1}, answer.Header.Values("Sec-WebSocket-Protocol"))
-	conn.SetReadLimit(-1)
-	t.Cleanup(func() { _ = conn.CloseNow() })
-	return &tyrumClient{t: t, conn: conn, device: d, role: role, seen: map[string]bool{}}
+	return &tyrumClient{t: t, conn: g.upgradeTo(t, tyrumSubprotocol, header, protocols), device: d, role: role, seen: map[string]bool{}}
 }
 
 // joinTyrum opens a socket and goes through the handshake.

@@ -251,12 +251,7 @@ func TestTyrumSlowReader(t *testing.T) {
 	slow := g.joinTyrum(t, grant{agent: "slow", scopes: []string{"presence.read"}})
 	fast := g.joinTyrum(t, watcher())
 	device := newTestDevice(t).id
-	var sluggard *socket
-	for _, s := range g.roster.list() {
-		if s.opened.Load().agent == "slow" {
-			sluggard = s
-		}
-	}
+	sluggard := g.socketOf("slow")
 	for i := 0; !sluggard.stopping(); i++ {
 		require.Less(t, i, 1000, "the slow reader is never closed")
 		a.bulk(device, 128<<10)
