@@ -143,7 +143,10 @@ func (c *tyrumClient) beacon(payload map[string]any) tyrumSeenEntry {
 func (c *tyrumClient) quiet() {
 	c.t.Helper()
 	c.ok("ping", map[string]any{})
-	require.Empty(c.t, c.events)
+	require.Empty(c.t, c.repeated)
+	for _, e := range c.events {
+		require.Fail(c.t, "an event that is not for this client", "%s got %s", c.device.id, e.raw)
+	}
 }
 
 // requireClosed reads until the socket is closed and asserts how.
