@@ -107,6 +107,12 @@ func (f *feed) passOn(s *subscriber, d *bus.Delivery, from *position) bool {
 	if s.held || s.left || s.read != *from || f.recent.covers(s.read) {
 		return false
 	}
+	if e.at.after(f.at) {
+		// The past has overtaken the feed, which delivers the rest: nothing lies between
+		// its place and this.
+		s.read, *from = f.at, f.at
+		return false
+	}
 	// What was kept out of delivery when it came is kept out now.
 	if err == nil && s.wants(e) && !f.put(s, e) {
 		return false

@@ -104,6 +104,12 @@ func (g *gatewayRun) dial(t *testing.T, token string) *testClient {
 
 func (g *gatewayRun) dialWith(t *testing.T, header http.Header, protocols ...string) *testClient {
 	t.Helper()
+	return &testClient{t: t, world: g.world, conn: g.upgradeTo(t, subprotocol, header, protocols)}
+}
+
+// upgradeTo opens a socket, and expects one of the offered subprotocols to be chosen.
+func (g *gatewayRun) upgradeTo(t *testing.T, chosen string, header http.Header, protocols []string) *websocket.Conn {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	conn, answer, err := websocket.Dial(ctx, "ws://"+g.Addr()+"/ws", &websocket.DialOptions{HTTPHeader: header, Subprotocols: protocols})
@@ -111,10 +117,10 @@ func (g *gatewayRun) dialWith(t *testing.T, header http.Header, protocols ...str
 	if answer.Body != nil {
 		_ = answer.Body.Close()
 	}
-	require.Equal(t, subprotocol, conn.Subprotocol())
+	require.Equal(t, []string{chosen}, answer.Header.Values("Sec-WebSocket-Protocol"))
 	conn.SetReadLimit(-1)
 	t.Cleanup(func() { _ = conn.CloseNow() })
-	return &testClient{t: t, world: g.world, conn: conn}
+	return conn
 }
 
 // connect opens a socket and goes through the handshake.

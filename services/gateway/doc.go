@@ -24,6 +24,9 @@
 //	                                                                                   │
 //	                                       place given back ◄─ closed stored ◄─ closed ┘
 //
+// Peers speak rollcall.v1 or tyrum-v1. What the two differ in is a [dialect]; their
+// handshakes differ in the machine's rules.
+//
 // # When something fails
 //
 //	JetStream away      openings are refused with 1013, requests that store
@@ -36,6 +39,8 @@
 //	with the same key   stops with ErrSuperseded
 //	slow peer           its queue fills, it is closed with 1008; nobody waits. One
 //	                    that is given what it missed is waited for
+//	presence away       rows stay as they are; a beacon in tyrum-v1, whose event
+//	                    is to come first, is answered after two seconds
 //	SIGTERM             readiness goes red, sockets are closed over the drain
 //	                    time, closings stored, the row removed
 package gateway

@@ -23,6 +23,11 @@ func unavailableEnding(reason string) ending {
 	return ending{code: machine.CodeUnavailable, text: "unavailable", reason: reason}
 }
 
+// drainedEnding closes a socket because this gateway stops.
+func drainedEnding() ending {
+	return ending{code: machine.CodeGoingAway, text: "draining", reason: subjects.ClosedGatewayDraining}
+}
+
 // stop ends the gateway in the reverse order of its start, all under one
 // deadline. The row is kept alive until no connection needs it any more, and
 // taken away last, unless it was lost.
@@ -62,7 +67,7 @@ func (g *Gateway) drain(ctx context.Context) {
 	for i, s := range sockets {
 		hint := rand.N(maxRetryHint) //nolint:gosec // spreads retries, guards nothing
 		s.event("draining", drainEvent{RetryAfterMS: hint.Milliseconds()})
-		s.stop(ending{code: machine.CodeGoingAway, text: "draining", reason: subjects.ClosedGatewayDraining})
+		s.stop(drainedEnding())
 		if !pause(ctx, time.Until(began.Add(gap*time.Duration(i+1)))) {
 			gap = 0 // out of time: the rest at once
 		}

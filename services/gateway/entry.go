@@ -22,11 +22,14 @@ type entry struct {
 	// revision; one that names none counts as newer than any snapshot.
 	agent    string
 	revision uint64
+	// cause is the place of the event that a presence.upserted announces the effect
+	// of; 0 for others.
+	cause uint64
 
 	message *bus.Delivery // nil once opened
 	event   subjects.Event
 	fault   error
-	sealed  *eventFrame
+	sealed  [encodings]*eventFrame
 }
 
 // eventFrame is an event as peers get it, with what a stream over HTTP says of
@@ -43,6 +46,27 @@ type framedEvent struct {
 	Cursor string `json:"cursor"`
 }
 
+// encoding is how an event becomes a frame.
+type encoding int
+
+const (
+	nativeFrames encoding = iota
+	tyrumFrames
+	encodings
+)
+
+// encode makes an event's frame. The cursor is its place in the order of events.
+func (enc encoding) encode(event subjects.Event, cursor string) ([]byte, error) {
+	if enc == tyrumFrames {
+		return encodeTyrum(event)
+	}
+	data, err := json.Marshal(framedEvent{Event: event, Cursor: cursor})
+	if err != nil {
+		return nil, fmt.Errorf("encode event frame: %w", err)
+	}
+	return data, nil
+}
+
 const newest = ^uint64(0)
 
 // newEntry reads the subject of a delivery. The error tells of one that is none
@@ -54,10 +78,15 @@ func newEntry(d *bus.Delivery) (*entry, error) {
 		return e, fmt.Errorf("subject of event %d: %w", d.Seq, err)
 	}
 	e.subject, e.kind = subject, subject.Type()
-	if subject.Class == subjects.ClassAgentPresence {
+	switch {
+	case subject.Class == subjects.ClassAgentPresence:
 		e.agent, e.revision = subject.Agent, newest
 		if revision, err := strconv.ParseUint(d.Header.Get(subjects.HeaderRowRevision), 10, 64); err == nil {
 			e.revision = revision
+		}
+	case e.kind == subjects.TypePresenceUpserted && subject.Class == subjects.ClassInstancePresence:
+		if cause, err := strconv.ParseUint(d.Header.Get(subjects.HeaderCause), 10, 64); err == nil {
+			e.cause = cause
 		}
 	}
 	return e, nil
@@ -79,21 +108,21 @@ func (e *entry) open() error {
 	return e.fault
 }
 
-// frame is the event for peers.
-func (e *entry) frame() (*eventFrame, error) {
-	if e.sealed != nil {
-		return e.sealed, nil
+// frame is the event for peers that read an encoding.
+func (e *entry) frame(enc encoding) (*eventFrame, error) {
+	if sealed := e.sealed[enc]; sealed != nil {
+		return sealed, nil
 	}
 	if err := e.open(); err != nil {
 		return nil, err
 	}
 	cursor := e.at.String()
-	data, err := json.Marshal(framedEvent{Event: e.event, Cursor: cursor})
+	data, err := enc.encode(e.event, cursor)
 	if err != nil {
-		return nil, fmt.Errorf("encode event frame: %w", err)
+		return nil, err
 	}
-	e.sealed = &eventFrame{data: data, kind: e.kind, cursor: cursor}
-	return e.sealed, nil
+	e.sealed[enc] = &eventFrame{data: data, kind: e.kind, cursor: cursor}
+	return e.sealed[enc], nil
 }
 
 // size is about how many bytes the entry keeps alive.
@@ -104,8 +133,10 @@ func (e *entry) size() int {
 	} else {
 		n += len(e.event.Payload)
 	}
-	if e.sealed != nil {
-		n += len(e.sealed.data)
+	for _, sealed := range e.sealed {
+		if sealed != nil {
+			n += len(sealed.data)
+		}
 	}
 	return n
 }

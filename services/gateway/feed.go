@@ -148,7 +148,7 @@ func (f *feed) offer(s *subscriber, e *entry) {
 // put queues an event; it is false when there is no room. An event that cannot be
 // read goes to nobody.
 func (f *feed) put(s *subscriber, e *entry) bool {
-	frame, err := e.frame()
+	frame, err := e.frame(s.frames)
 	if err != nil {
 		f.log.Warn().Err(err).Uint64("seq", e.at.seq).Msg("unreadable event not delivered")
 		return true
@@ -157,6 +157,7 @@ func (f *feed) put(s *subscriber, e *entry) bool {
 		return false
 	}
 	s.delivered(frame.cursor)
+	s.heard(e)
 	return true
 }
 

@@ -281,6 +281,33 @@ func TestAbandonedSubscription(t *testing.T) {
 	require.Empty(t, b.feed.byAgent, "nobody is left behind")
 }
 
+// TestPastDoesNotOvertakeTheFeed lets the reader of the past find an event before the
+// feed does: it is delivered once.
+func TestPastDoesNotOvertakeTheFeed(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, 8)
+	b.feed.start(b.at(10)) // its ring holds nothing up to there
+	b.feed.enter(b.sub)
+	early := produced(t, 12, "run.started")
+	b.mu.Lock()
+	b.stored = append(b.stored, produced(t, 8, "note"), early)
+	b.mu.Unlock()
+	filter, err := subjects.ParseEventFilter([]string{"*"})
+	require.NoError(t, err)
+	from := b.at(9)
+	b.feed.listen(b.sub, subjects.NewID(), filter, &from)
+	b.feed.resumed(b.sub)
+	within(t, func() bool {
+		b.feed.mu.Lock()
+		defer b.feed.mu.Unlock()
+		return !b.sub.catching
+	})
+	copied := *early
+	b.feed.fanOut(&copied)
+	b.deliver(produced(t, 13, "run.paused"))
+	require.Equal(t, []string{"run.started#" + b.at(12).String(), "run.paused#" + b.at(13).String()}, b.delivered())
+}
+
 func TestFullQueues(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, 2)

@@ -55,6 +55,7 @@ type Gateway struct {
 	admission *admission
 	upgrades  *upgrades
 	roster    *roster
+	dialects  []*dialect
 	view      *view
 	feeds     *feeds
 	// readmissions are sockets that presence has closed behind our back; one lot at
@@ -88,6 +89,7 @@ func New(ctx context.Context, cfg Config, log zerolog.Logger) (*Gateway, error) 
 		trust: newTrust(cfg), trusted: synced{c: make(chan struct{})}, listener: listener, health: daemon.NewHealth(),
 		admission: newAdmission(cfg.MaxConnections), upgrades: newUpgrades(cfg.UpgradeRate), roster: newRoster(),
 		readmissions: make(chan []*socket, 1), sampler: newSampler(), streams: newStreams(cfg.MaxConnections),
+		dialects: dialects(),
 	}
 	g.log = log.With().Str("gateway_id", id).Str("incarnation", g.incarnation).Logger()
 	g.metrics = newMetrics(func() float64 { return float64(g.admission.count()) })

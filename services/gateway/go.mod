@@ -11,7 +11,9 @@ require (
 	github.com/rs/zerolog v1.35.1
 	github.com/stretchr/testify v1.12.1
 	go.uber.org/goleak v1.3.0
+	golang.org/x/sync v0.22.0
 	golang.org/x/time v0.16.0
+	pgregory.net/rapid v1.3.0
 	rollcall/shared v0.0.0
 	rollcall/subjects v0.0.0
 )

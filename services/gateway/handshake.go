@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"rollcall/services/gateway/internal/machine"
-	"rollcall/services/gateway/internal/token"
 	"rollcall/subjects"
 )
 
@@ -113,6 +112,7 @@ func (s *socket) admit(ctx context.Context, e machine.Authenticated) {
 		generation: s.gateway.view.generation(),
 	})
 	s.begin(e.RequestID, seq)
+	s.dialect.begin(ctx, s, seq)
 }
 
 // begin answers the proof and starts what an authenticated socket has.
@@ -125,21 +125,26 @@ func (s *socket) begin(requestID string, seq uint64) {
 			s.stop(ending{code: machine.CodeUnauthorized, text: "token expired", reason: subjects.ClosedTokenExpired})
 		})
 	}
+	s.gateway.edge.enter(s.peer.connectionID, s)
+	s.answer(machine.Request{RequestID: requestID, Type: machine.TypeProof}, s.dialect.welcome(s, cursor), nil)
+}
+
+// welcome is the result of connect.proof.
+func welcome(s *socket, cursor string) any {
 	g := s.gateway
-	g.edge.enter(s.peer.connectionID, s)
-	s.answer(machine.Request{RequestID: requestID, Type: machine.TypeProof}, proofResult{
+	return proofResult{
 		ClientID: s.peer.connectionID, DeviceID: s.peer.init.Device.DeviceID, Role: s.peer.init.Role,
 		TenantID: s.token.Tenant, AgentID: s.token.Agent,
 		Gateway: gatewayResult{InstanceID: g.id, Incarnation: g.incarnation, Version: Version},
 		PingMS:  g.cfg.Ping.Milliseconds(), Cursor: cursor,
-	}, nil)
+	}
 }
 
 // newSubscriber is the peer's place among those who get events.
 func (s *socket) newSubscriber() *subscriber {
 	return &subscriber{
 		agent: s.token.Agent, device: s.peer.init.Device.DeviceID, connection: s.peer.connectionID,
-		sees: s.token.Scopes.Has(token.ScopeOperatorRead), out: s.out, slow: s.slow, delivered: s.told,
+		sees: s.dialect.sees(s.token.Scopes), frames: s.dialect.frames, out: s.out, slow: s.slow, delivered: s.told,
 		resync: s.resync, life: s.life,
 		agents: map[string]struct{}{}, listens: map[string]listening{},
 	}

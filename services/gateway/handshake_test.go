@@ -177,10 +177,10 @@ func TestUpgradeNeedsTheSubprotocol(t *testing.T) {
 		require.NoError(t, err)
 		return answer.StatusCode, answer.Header.Get("Content-Type") + " " + string(body)
 	}
-	status, body := ask("/ws", "tyrum-v1")
+	status, body := ask("/ws", "chat, "+tokenEntry+"AAAA")
 	require.Equal(t, http.StatusBadRequest, status)
 	require.Contains(t, body, "text/plain")
-	require.Contains(t, body, "rollcall.v1")
+	require.Contains(t, body, "rollcall.v1 or tyrum-v1")
 	status, _ = ask("/ws/", subprotocol)
 	require.Equal(t, http.StatusNotFound, status)
 }

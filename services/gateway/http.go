@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -78,13 +77,14 @@ func (g *Gateway) upgrade(life context.Context, w http.ResponseWriter, r *http.R
 		return
 	}
 	offered := offeredProtocols(r)
-	if !slices.Contains(offered, subprotocol) {
-		http.Error(w, "offer the WebSocket subprotocol "+subprotocol, http.StatusBadRequest)
+	spoken := choose(g.dialects, offered)
+	if spoken == nil {
+		http.Error(w, "offer the WebSocket subprotocol "+names(g.dialects), http.StatusBadRequest)
 		return
 	}
 	held := &corkable{ResponseWriter: w}
 	conn, err := websocket.Accept(held, r, &websocket.AcceptOptions{
-		Subprotocols:       []string{subprotocol},
+		Subprotocols:       []string{spoken.name},
 		InsecureSkipVerify: true, // no cookie is ever accepted, so the origin grants nothing
 		CompressionMode:    websocket.CompressionDisabled,
 	})
@@ -92,15 +92,15 @@ func (g *Gateway) upgrade(life context.Context, w http.ResponseWriter, r *http.R
 		g.log.Debug().Err(err).Str("ip", addr.String()).Msg("upgrade refused")
 		return
 	}
-	text := token.Find(r.Header.Get("Authorization"), offered, tokenEntry)
-	g.newSocket(conn, held.conn, addr, text).enter(life)
+	text := token.Find(r.Header.Get("Authorization"), offered, spoken.tokenEntry)
+	g.newSocket(spoken, conn, held.conn, addr, text).enter(life)
 }
 
 // newSocket makes a socket; one whose token is refused only has to be closed.
-func (g *Gateway) newSocket(conn *websocket.Conn, wire *corkedConn, addr netip.Addr, text string) *socket {
+func (g *Gateway) newSocket(spoken *dialect, conn *websocket.Conn, wire *corkedConn, addr netip.Addr, text string) *socket {
 	conn.SetReadLimit(int64(g.cfg.MaxFrame))
 	s := &socket{
-		gateway: g, conn: conn, wire: wire, ip: addr.String(), out: newQueue(g.cfg.SendQueue, g.cfg.SendBytes),
+		gateway: g, dialect: spoken, conn: conn, wire: wire, ip: addr.String(), out: newQueue(g.cfg.SendQueue, g.cfg.SendBytes),
 		log:      g.log.With().Str("ip", addr.String()).Logger(),
 		requests: rate.NewLimiter(rate.Limit(g.cfg.RequestRate), g.cfg.RequestBurst),
 		sampler:  newSampler(),
@@ -116,14 +116,17 @@ func (g *Gateway) newSocket(conn *websocket.Conn, wire *corkedConn, addr netip.A
 		return s
 	}
 	s.token = verified
-	s.handshake = machine.State{Peer: machine.Peer{Role: verified.Role, Key: verified.Key, Bearer: verified.Bearer}}
+	s.handshake = machine.State{
+		Peer: machine.Peer{Role: verified.Role, Key: verified.Key, Bearer: verified.Bearer}, Dialect: spoken.handshake,
+	}
 	return s
 }
 
 // enter runs a socket if the door is still open.
 func (s *socket) enter(life context.Context) {
 	if !s.gateway.roster.add(s) {
-		_ = s.conn.Close(machine.CodeGoingAway, "draining") // the peer may be gone
+		end := s.dialect.ending(drainedEnding())
+		_ = s.conn.Close(websocket.StatusCode(end.code), end.text) // the peer may be gone
 		return
 	}
 	defer s.gateway.roster.remove(s)

@@ -200,7 +200,7 @@ type peerResponse struct {
 // handleResponse takes a peer's answer. One that nothing waits for is ignored;
 // one that cannot be read is told to the peer.
 func (s *socket) handleResponse(ctx context.Context, data []byte) {
-	response, err := subjects.Decode[peerResponse](data)
+	response, err := s.dialect.response(data)
 	if err != nil {
 		s.badFrame(errorInvalidMessage, err.Error())
 		return

@@ -40,6 +40,14 @@ func (s *socket) beacon(ctx context.Context, raw json.RawMessage) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	if _, err := s.report(ctx, payload); err != nil {
+		return nil, err
+	}
+	return beaconResult{Entry: s.peer.entry.Public()}, nil
+}
+
+// report stores a beacon and returns its place in the stream.
+func (s *socket) report(ctx context.Context, payload beaconPayload) (uint64, error) {
 	b := subjects.ConnectionBeacon{
 		ConnectionID: s.peer.connectionID, InstanceID: s.peer.init.Device.DeviceID,
 		Reported:         subjects.Reported{Host: payload.Host, IP: payload.IP, Version: payload.Version, Mode: payload.Mode},
@@ -47,24 +55,25 @@ func (s *socket) beacon(ctx context.Context, raw json.RawMessage) (any, error) {
 	}
 	// Validate would name the peer's keys as the event has them.
 	if err := subjects.CheckReported(b.Reported); err != nil {
-		return nil, err // names field and rule
+		return 0, err // names field and rule
 	}
 	if err := b.Validate(); err != nil {
-		return nil, err
+		return 0, err
 	}
 	if err := limit(s.beacons); err != nil {
-		return nil, err
+		return 0, err
 	}
 	now := time.Now().UTC()
 	r, err := newRecord(s.token.Tenant, s.token.Agent, b.InstanceID, "beacon", now, b)
 	if err != nil {
-		return nil, err
+		return 0, err
 	}
-	if _, err := s.gateway.publisher.store(ctx, r); err != nil {
-		return nil, err
+	ack, err := s.gateway.publisher.store(ctx, r)
+	if err != nil {
+		return 0, err
 	}
 	s.peer.entry = s.entry().WithBeacon(b, now)
-	return beaconResult{Entry: s.peer.entry.Public()}, nil
+	return ack.Seq, nil
 }
 
 // entry is the peer's instance row: the stored one, unless it lags behind what

@@ -35,8 +35,9 @@ type empty struct{}
 
 // Codes of the event `error`.
 const (
-	errorInvalidJSON    = "invalid_json"
-	errorInvalidMessage = "invalid_message"
+	errorInvalidJSON     = "invalid_json"
+	errorInvalidMessage  = "invalid_message"
+	errorUnexpectedEvent = "unexpected_event"
 )
 
 // frameError is the payload of the event `error`.
@@ -47,11 +48,13 @@ type frameError struct {
 
 // handleFrame handles a frame of an authenticated peer.
 func (s *socket) handleFrame(ctx context.Context, data []byte) {
-	switch kindOf(data) {
+	switch s.dialect.kindOf(data) {
 	case frameNoJSON:
 		s.badFrame(errorInvalidJSON, "the frame is not one JSON value in UTF-8")
 	case frameOther:
 		s.badFrame(errorInvalidMessage, "the frame is neither a request nor a response")
+	case frameEvent:
+		s.badFrame(errorUnexpectedEvent, "events come from the gateway")
 	case frameResponse:
 		s.handleResponse(ctx, data)
 	case frameRequest:
@@ -65,7 +68,7 @@ func (s *socket) badFrame(code, message string) {
 	refused := s.refusals()
 	refused.Info().Str("code", code).Msg("frame refused")
 	s.event("error", frameError{Code: code, Message: message})
-	if s.badFrames++; s.badFrames >= maxBadFrames {
+	if s.badFrames++; s.badFrames == s.dialect.maxBadFrames {
 		s.stop(ending{code: machine.CodeBadFrame, text: "too many invalid frames", reason: subjects.ClosedProtocolError})
 	}
 }
@@ -75,6 +78,7 @@ type frameKind int
 const (
 	frameNoJSON frameKind = iota
 	frameOther
+	frameEvent
 	frameResponse
 	frameRequest
 )
@@ -104,12 +108,17 @@ func (s *socket) handleRequest(ctx context.Context, data []byte) {
 		s.answer(nameOf(data), nil, err)
 		return
 	}
-	request, err := machine.DecodeRequest(data)
+	request, err := s.dialect.request(data)
 	if err != nil {
 		s.answer(nameOf(data), nil, err)
 		return
 	}
 	s.badFrames = 0
+	s.dialect.serve(ctx, s, request)
+}
+
+// dispatch serves a request of the native dialect.
+func (s *socket) dispatch(ctx context.Context, request machine.Request) {
 	switch {
 	case request.Type == "presence.subscribe":
 		s.subscribe(ctx, request) // answers between its steps
@@ -162,9 +171,10 @@ func (s *socket) answer(r machine.Request, result any, err error) {
 	frame := response{RequestID: r.RequestID, Type: r.Type, OK: err == nil, Result: result}
 	outcome := "ok"
 	if err != nil {
-		frame.Result, frame.Error = nil, s.problem(r.Type, err)
-		outcome = frame.Error.Code
-		logRefusal(s.refusals(), frame.Error).Str("type", knownType(r.Type)).Msg("request refused")
+		problem := s.problem(r.Type, err)
+		frame.Result, frame.Error = nil, s.dialect.told(problem)
+		outcome = problem.Code
+		logRefusal(s.refusals(), problem).Str("type", knownType(r.Type)).Msg("request refused")
 	}
 	s.gateway.metrics.requests.WithLabelValues(knownType(r.Type), outcome).Inc()
 	s.out.reply(encodeFrame(frame))

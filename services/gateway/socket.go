@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -48,6 +49,7 @@ type ending struct {
 // sees whether the peer still lives, and both end with the reader.
 type socket struct {
 	gateway *Gateway
+	dialect *dialect
 	conn    *websocket.Conn
 	wire    *corkedConn // what conn runs over
 	token   token.Token
@@ -186,6 +188,7 @@ func endingOf(err error) ending {
 
 // stop begins the socket's end; the first one counts. It never blocks.
 func (s *socket) stop(e ending) {
+	e = s.dialect.ending(e)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.end != nil {
@@ -360,7 +363,7 @@ func (s *socket) finish(life context.Context) {
 // event queues an event of our own for this peer alone, if it is connected.
 func (s *socket) event(eventType string, payload any) {
 	opened := s.opened.Load()
-	if opened == nil {
+	if opened == nil || slices.Contains(s.dialect.omits, eventType) {
 		return
 	}
 	scope := subjects.Scope{Kind: subjects.ScopeSession, ID: opened.connection}
@@ -376,8 +379,12 @@ func (s *socket) event(eventType string, payload any) {
 // events, so its cursor is the last one that the peer was told.
 func (s *socket) forward(event subjects.Event) {
 	cursor := *s.cursor.Load()
-	frame := &eventFrame{data: encodeFrame(framedEvent{Event: event, Cursor: cursor}), kind: event.Type, cursor: cursor}
-	if !s.out.offer(frame) {
+	data, err := s.dialect.frames.encode(event, cursor)
+	if err != nil {
+		s.log.Warn().Err(err).Str("type", event.Type).Msg("event not sent")
+		return
+	}
+	if !s.out.offer(&eventFrame{data: data, kind: event.Type, cursor: cursor}) {
 		s.slow()
 	}
 }

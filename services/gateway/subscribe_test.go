@@ -312,6 +312,16 @@ func (p *presence) announceBig(ctx context.Context, tenant, agent string, size i
 	return err
 }
 
+// socketOf is the socket of an agent that is connected once.
+func (g *gatewayRun) socketOf(agent string) *socket {
+	for _, s := range g.roster.list() {
+		if s.opened.Load().agent == agent {
+			return s
+		}
+	}
+	return nil
+}
+
 func TestSlowReader(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -322,12 +332,7 @@ func TestSlowReader(t *testing.T) {
 	fast := g.connect(t, grant{agent: "fast", scopes: []string{"presence.read"}})
 	fast.subscribe(all())
 
-	var sluggard *socket
-	for _, s := range g.roster.list() {
-		if s.opened.Load().agent == "slow" {
-			sluggard = s
-		}
-	}
+	sluggard := g.socketOf("slow")
 	for i := 0; !sluggard.stopping(); i++ {
 		require.Less(t, i, 1000, "the slow reader is never closed")
 		require.NoError(t, p.announceBig(t.Context(), "acme", "a1", 128<<10))

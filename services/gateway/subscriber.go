@@ -25,8 +25,9 @@ type subscriber struct {
 	// Who it is, as far as events concern somebody.
 	agent, device, connection string
 	// sees says that the peer may see what concerns others.
-	sees bool
-	out  *queue
+	sees   bool
+	frames encoding
+	out    *queue
 	// slow closes the socket; it must not block.
 	slow func()
 	// resync queues the event of that name, at a cursor; it must not block.
@@ -51,6 +52,9 @@ type subscriber struct {
 	deltasFrom position
 
 	listens map[string]listening // by subscription_id
+
+	// echo is told of events about the peer's own device, while somebody listens.
+	echo chan<- *entry
 }
 
 // listening is one subscription to events.

@@ -1,10 +1,8 @@
 package machine
 
 import (
-	"encoding/base64"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"strings"
 	"unicode/utf8"
 
@@ -155,22 +153,6 @@ func decodeProof(payload json.RawMessage) (proofPayload, error) {
 		return proofPayload{}, subjects.Invalid("payload", "misses a required key")
 	}
 	return proof, nil
-}
-
-// Transcript is what a device signs: six lines, each ended by a line feed.
-func Transcript(role, deviceID, connectionID, challenge string) []byte {
-	return fmt.Appendf(nil,
-		"rollcall-connect-proof\nprotocol_rev=%d\nrole=%s\ndevice_id=%s\nconnection_id=%s\nchallenge=%s\n",
-		ProtocolRev, role, deviceID, connectionID, challenge)
-}
-
-// decodeLenient reads base64url with or without padding.
-func decodeLenient(s string) ([]byte, error) {
-	raw, err := base64.RawURLEncoding.DecodeString(strings.TrimRight(s, "="))
-	if err != nil {
-		return nil, fmt.Errorf("decode base64url: %w", err)
-	}
-	return raw, nil
 }
 
 // cut shortens a reason to what a close frame holds, at a character's border.

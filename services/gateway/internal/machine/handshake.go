@@ -11,15 +11,12 @@
 package machine
 
 import (
-	"bytes"
 	"crypto/ed25519"
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"unicode/utf8"
-
-	"rollcall/subjects"
 )
 
 // ProtocolRev is the revision of the handshake a peer must speak.
@@ -47,10 +44,11 @@ type Peer struct {
 }
 
 // State is a handshake under way. The zero value, with Peer set, awaits
-// connect.init.
+// connect.init in the native dialect.
 type State struct {
-	Peer  Peer
-	phase phase
+	Peer    Peer
+	Dialect Dialect
+	phase   phase
 	// frames and bytes count what came so far.
 	frames, bytes int
 	init          Init
@@ -140,9 +138,10 @@ func (s State) received(e Received) (State, []Effect) {
 	if !utf8.Valid(e.Data) || !json.Valid(e.Data) {
 		return s.refuse(CodeBadFrame, "invalid json")
 	}
-	request, err := DecodeRequest(e.Data)
+	speaks := s.Dialect.rules()
+	request, err := speaks.request(e.Data)
 	if err != nil {
-		return s.refuse(CodeBadFrame, expected)
+		return s.refuse(CodeBadFrame, speaks.stray(e.Data))
 	}
 	switch request.Type {
 	case TypeInit:
@@ -150,41 +149,34 @@ func (s State) received(e Received) (State, []Effect) {
 	case TypeProof:
 		return s.receivedProof(request)
 	default:
-		return s.refuse(CodeBadFrame, expected)
+		return s.refuse(CodeBadFrame, speaks.stray(e.Data))
 	}
 }
 
-// receivedInit checks what is claimed, in the order that peers rely on to
-// learn what is wrong with them: shape, revision, device, role, binding.
+// receivedInit checks what is claimed: its shape, the revision, and then what the
+// token says to it.
 func (s State) receivedInit(request Request, e Received) (State, []Effect) {
-	init, err := decodeInit(request.Payload)
+	speaks := s.Dialect.rules()
+	init, err := speaks.init(request.Payload)
 	if err != nil {
 		return s.refuse(CodeBadFrame, initReason(err))
 	}
 	if *init.ProtocolRev != ProtocolRev {
 		return s.refuse(CodeRevision, "protocol_rev mismatch")
 	}
-	der, err := decodeLenient(init.Device.Pubkey)
-	if err != nil || subjects.InstanceIDOfSPKI(der) != init.Device.DeviceID {
-		return s.refuse(CodeDevice, "device_id mismatch")
+	claimed := claimOf(s.Peer, init, speaks.binary)
+	if refusal := speaks.vet(claimed); refusal != nil {
+		return s.refuse(refusal.Code, refusal.Reason)
 	}
-	if init.Role != s.Peer.Role {
-		return s.refuse(CodeUnauthorized, "unauthorized")
-	}
-	// A key of another kind has no user nkey, so only a bearer gets as far as
-	// the proof with it, and fails there.
-	key := ed25519Key(der)
-	if !s.Peer.Bearer && !bytes.Equal(key, s.Peer.Key) {
-		return s.refuse(CodeBinding, "token bound to another device")
-	}
-	s.phase, s.init, s.key = awaitingProof, init, key
+	s.phase, s.init, s.key = awaitingProof, init, claimed.key
 	s.connectionID = e.ConnectionID
 	s.challenge = base64.RawURLEncoding.EncodeToString(e.Challenge)
 	return s, []Effect{Challenge{RequestID: request.RequestID, ConnectionID: s.connectionID, Challenge: s.challenge}}
 }
 
 func (s State) receivedProof(request Request) (State, []Effect) {
-	proof, err := decodeProof(request.Payload)
+	speaks := s.Dialect.rules()
+	proof, err := speaks.proof(request.Payload)
 	if err != nil {
 		return s.refuse(CodeBadFrame, expected)
 	}
@@ -194,7 +186,7 @@ func (s State) receivedProof(request Request) (State, []Effect) {
 	if proof.ConnectionID != s.connectionID {
 		return s.refuse(CodeBadFrame, "connection_id mismatch")
 	}
-	signature, err := decodeLenient(proof.Proof)
+	signature, err := speaks.binary(proof.Proof)
 	if err != nil || s.key == nil || !ed25519.Verify(s.key, s.transcript(), signature) {
 		return s.refuse(CodeProof, "invalid proof")
 	}
@@ -203,7 +195,7 @@ func (s State) receivedProof(request Request) (State, []Effect) {
 }
 
 func (s State) transcript() []byte {
-	return Transcript(s.init.Role, s.init.Device.DeviceID, s.connectionID, s.challenge)
+	return s.Dialect.Transcript(s.init.Role, s.init.Device.DeviceID, s.connectionID, s.challenge)
 }
 
 func (s State) refuse(code int, reason string) (State, []Effect) {

@@ -49,8 +49,12 @@ func (d device) payload() map[string]any {
 }
 
 func (d device) sign(role, connection, challenge string) string {
-	transcript := fmt.Sprintf("rollcall-connect-proof\nprotocol_rev=2\nrole=%s\ndevice_id=%s\nconnection_id=%s\nchallenge=%s\n",
-		role, d.id, connection, challenge)
+	return d.signUnder("rollcall-connect-proof", role, connection, challenge)
+}
+
+func (d device) signUnder(heading, role, connection, challenge string) string {
+	transcript := fmt.Sprintf("%s\nprotocol_rev=2\nrole=%s\ndevice_id=%s\nconnection_id=%s\nchallenge=%s\n",
+		heading, role, d.id, connection, challenge)
 	return base64.RawURLEncoding.EncodeToString(ed25519.Sign(d.key, []byte(transcript)))
 }
 
@@ -298,14 +302,18 @@ func FuzzStep(f *testing.F) {
 	f.Add([]byte(`{"request_id":"1","type":"connect.proof","payload":{"connection_id":"a","proof":"b"}}`))
 	f.Add([]byte(`[]`))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		_, effects := machine.Step(bearer(), received(data, idA))
-		require.Len(t, effects, 1)
-		switch effect := effects[0].(type) {
-		case machine.Challenge:
-		case machine.Close:
-			require.LessOrEqual(t, len(effect.Reason), 123)
-		case machine.Authenticated:
-			t.Fatal("authenticated without a challenge")
+		for _, dialect := range []machine.Dialect{machine.Native, machine.Tyrum} {
+			s := bearer()
+			s.Dialect = dialect
+			_, effects := machine.Step(s, received(data, idA))
+			require.Len(t, effects, 1)
+			switch effect := effects[0].(type) {
+			case machine.Challenge:
+			case machine.Close:
+				require.LessOrEqual(t, len(effect.Reason), 123)
+			case machine.Authenticated:
+				t.Fatal("authenticated without a challenge")
+			}
 		}
 	})
 }
