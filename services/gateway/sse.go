@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"rollcall/services/gateway/internal/token"
@@ -87,7 +88,7 @@ func (g *Gateway) stream(w http.ResponseWriter, r *http.Request, bearer token.To
 	}
 	s := &subscriber{
 		agent: bearer.Agent, sees: bearer.Scopes.Has(token.ScopeOperatorRead), out: out,
-		slow: func() { g.metrics.slow.Inc(); out.close(true) }, delivered: func(string) {},
+		slow: func() { g.metrics.slow.Inc(); cancel() }, delivered: func(string) {},
 		life: ctx, agents: map[string]struct{}{}, listens: map[string]listening{},
 	}
 	s.resync = func(e resyncEvent, cursor string) { out.offer(resyncFrame(e, cursor)) }
@@ -168,19 +169,34 @@ func (s *streams) close() {
 	}
 }
 
-// writeStream writes what is queued, and a comment from time to time.
+// writeStream writes what is queued, and a comment from time to time. The end of ctx
+// also ends a write that waits for a peer who does not read.
 func writeStream(ctx context.Context, w http.ResponseWriter, out *queue) {
 	control := http.NewResponseController(w)
 	w.Header().Set("Content-Type", "text/event-stream")
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("X-Accel-Buffering", "no")
 	w.WriteHeader(http.StatusOK)
-	stop := context.AfterFunc(ctx, func() { out.close(true) })
-	defer stop()
+	var ended atomic.Bool
+	cut := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(cut)
+		out.close(true)
+		ended.Store(true)
+		_ = control.SetWriteDeadline(time.Now())
+	})
+	defer func() {
+		if !stop() {
+			<-cut // w is not for use after the handler has returned
+		}
+	}()
 	beat := time.NewTicker(streamBeat)
 	defer beat.Stop()
 	write := func(format string, args ...any) bool {
 		_ = control.SetWriteDeadline(time.Now().Add(writeTimeout)) // without a network there is none
+		if ended.Load() { // asked after the deadline is set, which may have undone the last one
+			return false
+		}
 		_, err := fmt.Fprintf(w, format, args...)
 		return err == nil
 	}
