@@ -194,7 +194,7 @@ func writeStream(ctx context.Context, w http.ResponseWriter, out *queue) {
 	defer beat.Stop()
 	write := func(format string, args ...any) bool {
 		_ = control.SetWriteDeadline(time.Now().Add(writeTimeout)) // without a network there is none
-		if ended.Load() { // asked after the deadline is set, which may have undone the last one
+		if ended.Load() {                                          // asked after the deadline is set, which may have undone the last one
 			return false
 		}
 		_, err := fmt.Fprintf(w, format, args...)
