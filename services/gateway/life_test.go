@@ -415,13 +415,16 @@ func TestSettingCapsConnections(t *testing.T) {
 		_, err := kv.PutString(t.Context(), subjects.SettingsKey("acme", "presence"), value)
 		require.NoError(t, err)
 	}
-	set(`{"max_connections": 1}`)
-	set(`{"max_connections": -1}`) // refused: the last good one stays
-	within(t, func() bool {
+	limited := func() bool {
 		g.admission.mu.Lock()
 		defer g.admission.mu.Unlock()
 		return g.admission.limits["acme"] == 1
-	})
+	}
+	set(`{"max_connections": 1}`)
+	within(t, limited) // the bucket keeps one value, so each must be seen before the next
+	set(`{"max_connections": -1}`)
+	within(t, func() bool { return strings.Contains(g.log.String(), "setting refused") })
+	require.True(t, limited(), "the last good one stays")
 	g.connect(t, grant{agent: "ada"})
 	second := g.dial(t, w.token(t, grant{agent: "bob"}))
 	device := newTestDevice(t)
