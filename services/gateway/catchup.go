@@ -13,7 +13,8 @@ import (
 type past struct {
 	// extent asks how far back events are kept.
 	extent func(ctx context.Context) (bus.Extent, error)
-	// read hands on a tenant's events from a sequence on, until ctx ends.
+	// read hands on a tenant's events from a sequence on, and returns nil once all
+	// that was stored when it was called are handed on.
 	read func(ctx context.Context, tenant string, from uint64, fn func(*bus.Delivery)) error
 	// places bounds how many subscribers read from JetStream at once; the others
 	// wait for theirs.
@@ -52,8 +53,8 @@ func (f *feed) catchUp(s *subscriber) {
 // pastRetry is the wait after a failure to read the past.
 const pastRetry = 250 * time.Millisecond
 
-// readPast delivers from JetStream until the ring has the rest, or the subscriber
-// is to go on from somewhere else.
+// readPast delivers from JetStream what is stored, until the ring has the rest or
+// the subscriber is to go on from somewhere else.
 func (f *feed) readPast(s *subscriber, from position) {
 	select {
 	case f.past.places <- struct{}{}:
@@ -63,6 +64,9 @@ func (f *feed) readPast(s *subscriber, from position) {
 	case <-s.life.Done():
 		return
 	}
+	f.mu.Lock()
+	reached := f.at
+	f.mu.Unlock()
 	kept, err := f.past.extent(s.life)
 	if err != nil {
 		pause(s.life, pastRetry)
@@ -79,10 +83,26 @@ func (f *feed) readPast(s *subscriber, from position) {
 			done()
 		}
 	})
-	if err != nil && !errors.Is(err, context.Canceled) {
+	switch {
+	case err == nil && f.nothingLeft(s, from, reached):
+	case err == nil: // the feed is at a stream that was made since
+		pause(s.life, pastRetry)
+	case !errors.Is(err, context.Canceled):
 		f.log.Warn().Err(err).Msg("past events not read")
 		pause(s.life, pastRetry)
 	}
+}
+
+// nothingLeft moves a subscriber on that has been given everything up to reached,
+// where the feed was: its tenant may be quiet, and no later event take it there. It
+// is false when that is in another stream.
+func (f *feed) nothingLeft(s *subscriber, from, reached position) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !s.held && !s.left && s.read == from && reached.origin == from.origin && reached.after(from) {
+		s.read = reached
+	}
+	return reached.origin == from.origin
 }
 
 // placePatience is how long a subscriber may keep its place without taking

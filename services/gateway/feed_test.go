@@ -73,14 +73,16 @@ func (b *bench) past() past {
 			return bus.Extent{Origin: origin, First: b.stored[0].Seq, Last: b.stored[len(b.stored)-1].Seq}, nil
 		},
 		read: func(ctx context.Context, _ string, from uint64, fn func(*bus.Delivery)) error {
-			for i := 0; ctx.Err() == nil; {
-				if d := b.message(i); d == nil {
-					pause(ctx, time.Millisecond)
-				} else if i++; d.Seq >= from {
+			for i := 0; ctx.Err() == nil; i++ {
+				d := b.message(i)
+				if d == nil {
+					return nil
+				}
+				if d.Seq >= from {
 					fn(d)
 				}
 			}
-			return nil
+			return ctx.Err()
 		},
 	}
 }
@@ -306,6 +308,32 @@ func TestPastDoesNotOvertakeTheFeed(t *testing.T) {
 	b.feed.fanOut(&copied)
 	b.deliver(produced(t, 13, "run.paused"))
 	require.Equal(t, []string{"run.started#" + b.at(12).String(), "run.paused#" + b.at(13).String()}, b.delivered())
+}
+
+// TestQuietTenant resumes more readers than may read the past at once, where nothing
+// happens: all of them become live.
+func TestQuietTenant(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, 8)
+	b.feed.start(b.at(10))
+	b.mu.Lock()
+	b.stored = append(b.stored, produced(t, 3, "note"))
+	b.mu.Unlock()
+	filter, err := subjects.ParseEventFilter([]string{"*"})
+	require.NoError(t, err)
+	for range 2 * cap(b.feed.past.places) {
+		s := b.subscriber(8)
+		b.feed.enter(s)
+		t.Cleanup(func() { s.out.close(true); b.feed.leave(s) })
+		from := b.at(5)
+		b.feed.listen(s, subjects.NewID(), filter, &from)
+		b.feed.resumed(s)
+		within(t, func() bool {
+			b.feed.mu.Lock()
+			defer b.feed.mu.Unlock()
+			return !s.catching && s.read == b.at(10)
+		})
+	}
 }
 
 func TestFullQueues(t *testing.T) {

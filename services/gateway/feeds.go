@@ -58,7 +58,7 @@ func (fs *feeds) open(conn *bus.Conn, presence *bus.KV, t *tasks) {
 		places: make(chan struct{}, maxPast),
 		extent: func(ctx context.Context) (bus.Extent, error) { return conn.Extent(ctx, subjects.StreamEvents) },
 		read: func(ctx context.Context, tenant string, from uint64, fn func(*bus.Delivery)) error {
-			return conn.Read(ctx, subjects.StreamEvents, []string{subjects.AllOf(tenant)}, from, fn)
+			return conn.ReadStored(ctx, subjects.StreamEvents, []string{subjects.AllOf(tenant)}, from, fn)
 		},
 	}
 }

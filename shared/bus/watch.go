@@ -93,6 +93,28 @@ func (c *Conn) Extent(ctx context.Context, stream string) (Extent, error) {
 // stored after the call. It blocks until ctx ends and recovers as Watch does.
 // Sequences that are no longer stored are passed over.
 func (c *Conn) Read(ctx context.Context, stream string, filters []string, from uint64, fn func(*Delivery)) error {
+	return c.reader(stream, filters, from, fn).run(ctx)
+}
+
+// ReadStored is Read that returns once everything that was stored at its call is
+// handed on, and with the error of ctx when that ends before.
+func (c *Conn) ReadStored(ctx context.Context, stream string, filters []string, from uint64, fn func(*Delivery)) error {
+	reading, stop := context.WithCancel(ctx)
+	defer stop()
+	complete := false
+	f := c.reader(stream, filters, from, func(d *Delivery) {
+		if !complete {
+			fn(d)
+		}
+	})
+	f.synced = func() { complete = true; stop() }
+	if err := f.run(reading); err != nil || complete {
+		return err
+	}
+	return ctx.Err()
+}
+
+func (c *Conn) reader(stream string, filters []string, from uint64, fn func(*Delivery)) *follower {
 	f := &follower{conn: c, stream: stream, filters: filters}
 	f.handle = func(msg jetstream.Msg, meta *jetstream.MsgMetadata) {
 		fn(&Delivery{
@@ -104,5 +126,5 @@ func (c *Conn) Read(ctx context.Context, stream string, filters []string, from u
 	if from > 0 {
 		f.cursor, f.begun = from-1, true
 	}
-	return f.run(ctx)
+	return f
 }
