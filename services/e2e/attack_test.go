@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	"encoding/base64"
+	"encoding/json"
 	"fmt"
 	"io"
 	"maps"
@@ -146,3 +147,10 @@ func call(t *testing.T, method, url string, header http.Header) (status int, bod
 }
 
 func bearer(text string) http.Header { return http.Header{"Authorization": {"Bearer " + text}} }
+
+func mustJSON(t *testing.T, v any) []byte {
+	t.Helper()
+	data, err := json.Marshal(v)
+	require.NoError(t, err)
+	return data
+}
