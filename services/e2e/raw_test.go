@@ -60,6 +60,7 @@ func (s *stack) raw(t *testing.T, g gateway, token string) *rawSocket {
 				r.err = err
 				return
 			}
+			leaks.frame(data)
 			r.frames <- data
 		}
 	}()
@@ -150,6 +151,7 @@ func (r *rawSocket) begin(key ed25519.PrivateKey) challenge {
 // prove sends connect.proof.
 func (r *rawSocket) prove(connection, proof string) {
 	r.t.Helper()
+	leaks.confide("a proof", proof)
 	r.ask("connect.proof", map[string]string{"connection_id": connection, "proof": proof})
 }
 

@@ -106,6 +106,7 @@ func newStack(t *testing.T, o options) *stack {
 	t.Cleanup(func() {
 		s.stop()
 		s.checkLogs()
+		s.surrender()
 	})
 	s.learn()
 	return s
@@ -297,6 +298,7 @@ func (s *stack) stop() {
 		return
 	}
 	s.stopped = true
+	s.collect()
 	s.disconnect()
 	for _, p := range s.own {
 		signal(s.t, p.pid, syscall.SIGTERM)
