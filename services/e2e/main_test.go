@@ -53,7 +53,7 @@ func testMain(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, "e2e: search for secrets:", err)
 		return 1
 	}
-	fmt.Printf("e2e: looked for %d secrets in %d files and answers of %d MiB: %d found\n", len(leaks.secrets), len(leaks.said), size>>20, len(found))
+	fmt.Printf("e2e: looked for %d secrets in %d files and answers of %d KiB: %d found\n", len(leaks.secrets), len(leaks.said), size>>10, len(found))
 	if len(found) > 0 {
 		fmt.Fprintln(os.Stderr, strings.Join(found, "\n"))
 		return 1
