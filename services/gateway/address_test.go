@@ -14,14 +14,14 @@ func TestWhoAsks(t *testing.T) {
 	t.Parallel()
 	trusted, err := readProxies([]string{"10.0.0.0/8", "fd00::/16", "192.0.2.7"})
 	require.NoError(t, err)
-	const proxy, forwarded, xff, real = "10.0.0.1", "Forwarded", "X-Forwarded-For", "X-Real-Ip"
+	const proxy, forwarded, xff, realIP = "10.0.0.1", "Forwarded", "X-Forwarded-For", "X-Real-Ip"
 	for name, test := range map[string]struct {
 		remote string // with its port
 		header http.Header
 		want   string
 	}{
 		"no header":                  {"10.0.0.1:99", nil, proxy},
-		"a stranger is not believed": {"203.0.113.9:99", http.Header{xff: {"1.2.3.4"}, forwarded: {"for=1.2.3.4"}, real: {"1.2.3.4"}}, "203.0.113.9"},
+		"a stranger is not believed": {"203.0.113.9:99", http.Header{xff: {"1.2.3.4"}, forwarded: {"for=1.2.3.4"}, realIP: {"1.2.3.4"}}, "203.0.113.9"},
 		"mapped stranger":            {"[::ffff:203.0.113.9]:99", http.Header{xff: {"1.2.3.4"}}, "203.0.113.9"},
 		"mapped proxy":               {"[::ffff:10.0.0.1]:99", http.Header{xff: {"1.2.3.4"}}, "1.2.3.4"},
 		"v6 proxy with zone":         {"[fd00::1%eth0]:99", http.Header{xff: {"1.2.3.4"}}, "1.2.3.4"},
@@ -81,14 +81,14 @@ func TestWhoAsks(t *testing.T) {
 		"forwarded, space before =":  {"10.0.0.1:99", http.Header{forwarded: {"for =1.2.3.4"}}, proxy},
 		"forwarded, the other reads": {"10.0.0.1:99", http.Header{forwarded: {"nonsense"}, xff: {"1.2.3.4"}}, proxy},
 
-		"real":                     {"10.0.0.1:99", http.Header{real: {"1.2.3.4"}}, "1.2.3.4"},
-		"real twice":               {"10.0.0.1:99", http.Header{real: {"6.6.6.6", "1.2.3.4"}}, "1.2.3.4"},
-		"all agree":                {"10.0.0.1:99", http.Header{forwarded: {"for=1.2.3.4"}, xff: {"1.2.3.4"}, real: {"1.2.3.4"}}, "1.2.3.4"},
-		"the outer proxy's word":   {"10.0.0.1:99", http.Header{xff: {"1.2.3.4, 10.0.0.2"}, real: {"10.0.0.2"}}, "1.2.3.4"},
+		"real":                     {"10.0.0.1:99", http.Header{realIP: {"1.2.3.4"}}, "1.2.3.4"},
+		"real twice":               {"10.0.0.1:99", http.Header{realIP: {"6.6.6.6", "1.2.3.4"}}, "1.2.3.4"},
+		"all agree":                {"10.0.0.1:99", http.Header{forwarded: {"for=1.2.3.4"}, xff: {"1.2.3.4"}, realIP: {"1.2.3.4"}}, "1.2.3.4"},
+		"the outer proxy's word":   {"10.0.0.1:99", http.Header{xff: {"1.2.3.4, 10.0.0.2"}, realIP: {"10.0.0.2"}}, "1.2.3.4"},
 		"smuggled beside XFF":      {"10.0.0.1:99", http.Header{forwarded: {"for=6.6.6.6"}, xff: {"1.2.3.4"}}, proxy},
 		"smuggled beside forward":  {"10.0.0.1:99", http.Header{forwarded: {"for=1.2.3.4"}, xff: {"6.6.6.6"}}, proxy},
-		"smuggled real":            {"10.0.0.1:99", http.Header{xff: {"1.2.3.4"}, real: {"6.6.6.6"}}, proxy},
-		"smuggled noise":           {"10.0.0.1:99", http.Header{xff: {"1.2.3.4"}, real: {"x"}}, proxy},
+		"smuggled real":            {"10.0.0.1:99", http.Header{xff: {"1.2.3.4"}, realIP: {"6.6.6.6"}}, proxy},
+		"smuggled noise":           {"10.0.0.1:99", http.Header{xff: {"1.2.3.4"}, realIP: {"x"}}, proxy},
 		"smuggled name of a proxy": {"10.0.0.1:99", http.Header{forwarded: {"for=10.0.0.9"}, xff: {"1.2.3.4"}}, "1.2.3.4"},
 	} {
 		r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "http://x/", nil)
@@ -147,8 +147,8 @@ func FuzzWhoAsks(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	f.Fuzz(func(t *testing.T, xff, forwarded, real string, speaksForwarded, ownLine bool) {
-		header := http.Header{"X-Forwarded-For": {xff}, "Forwarded": {forwarded}, "X-Real-Ip": {real}}
+	f.Fuzz(func(t *testing.T, xff, forwarded, realIP string, speaksForwarded, ownLine bool) {
+		header := http.Header{"X-Forwarded-For": {xff}, "Forwarded": {forwarded}, "X-Real-Ip": {realIP}}
 		name, hop := "X-Forwarded-For", "1.2.3.4"
 		if speaksForwarded {
 			name, hop = "Forwarded", "for=1.2.3.4"
@@ -163,7 +163,7 @@ func FuzzWhoAsks(f *testing.F) {
 				delete(header, key) // a header that the peer did not send
 			}
 		}
-		if strings.ContainsAny(xff+forwarded+real, "\r\n\x00") {
+		if strings.ContainsAny(xff+forwarded+realIP, "\r\n\x00") {
 			t.Skip("no server lets it through")
 		}
 		r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "http://x/", nil)
