@@ -8,6 +8,7 @@
 //	account.nk …    keys, see package keys
 //	nats/           JetStream's files
 //	nats.url        where NATS is, for bin/token
+//	gateway.urls    where the gateways are, one a line, for bin/rollcall
 //	nats-cli/       contexts of the nats command: one per tenant, and _admin
 //	logs/           one file per process, appended to
 //	tokens/         <tenant>.operator: an access token for the tenant's operator
