@@ -37,6 +37,16 @@ type facts struct {
 	Lease          []worker          `json:"lease"`
 	Tenants        map[string]tenant `json:"tenants"`
 	Dir            string            `json:"dir"`
+	NATSNodes      []natsNode        `json:"nats_nodes"`
+}
+
+// natsNode is a NATS server that is a process of its own.
+type natsNode struct {
+	PID        int    `json:"pid"`
+	Name       string `json:"name"`
+	URL        string `json:"url"`
+	WSURL      string `json:"ws_url"`
+	MonitorURL string `json:"monitor_url"`
 }
 
 type gateway struct {
@@ -190,6 +200,9 @@ func (s *stack) pids() []int {
 	}
 	for _, w := range append(append([]worker{}, s.Presence...), s.Lease...) {
 		pids = append(pids, w.PID)
+	}
+	for _, n := range s.NATSNodes {
+		pids = append(pids, n.PID)
 	}
 	return pids
 }
@@ -366,7 +379,13 @@ func (s *stack) checkNothingLeft() {
 // addresses are all host:port of the stack's own listeners.
 func (s *stack) addresses() []string {
 	urls := []string{}
-	if !s.external {
+	switch {
+	case s.external:
+	case len(s.NATSNodes) > 0:
+		for _, n := range s.NATSNodes {
+			urls = append(urls, n.URL, n.WSURL, n.MonitorURL)
+		}
+	default:
 		urls = append(urls, s.NATSURL, s.NATSWSURL, s.NATSMonitorURL)
 	}
 	for _, g := range s.Gateways {
