@@ -41,6 +41,7 @@ type stage struct {
 	mu      sync.Mutex
 	events  []stored
 	edge    []directed
+	edgeSeq uint64
 	running []*process
 }
 
@@ -108,6 +109,11 @@ func (s *stage) noteEvent(d *bus.Delivery) {
 }
 
 func (s *stage) noteEdge(d *bus.Delivery) {
+	defer func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.edgeSeq = d.Seq
+	}()
 	subject, err := subjects.Parse(d.Subject)
 	if err != nil {
 		return
@@ -145,8 +151,22 @@ func (s *stage) story(lease string) []string {
 	return types
 }
 
-// received returns the messages of one kind that a connection got.
+// caughtUp waits until the stage has seen everything that EDGE holds now.
+func (s *stage) caughtUp() {
+	s.t.Helper()
+	extent, err := s.conn.Extent(s.t.Context(), subjects.StreamEdge)
+	require.NoError(s.t, err)
+	s.eventually(func() bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.edgeSeq >= extent.Last
+	}, "EDGE is not read to its end")
+}
+
+// received returns the messages of one kind that a connection got by now.
 func received[T subjects.EdgeMessage](s *stage, connection string) []T {
+	s.t.Helper()
+	s.caughtUp()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var found []T

@@ -157,13 +157,16 @@ func only(values []string) (string, bool) {
 	return values[0], true
 }
 
-// Find returns the token a request carries: that of the header, else the first
-// decodable one among the offered subprotocols with the given prefix
-// ("rollcall.auth."). The first one found counts, whether it is valid or not;
+// Find returns the token a request carries: that of the header, else that of the
+// cookie, else the first decodable one among the offered subprotocols with the given
+// prefix ("rollcall.auth."). The first one found counts, whether it is valid or not;
 // empty means that there is none.
-func Find(authorization string, offered []string, prefix string) string {
+func Find(authorization, cookie string, offered []string, prefix string) string {
 	if bearer, found := strings.CutPrefix(authorization, "Bearer "); found && bearer != "" {
 		return bearer
+	}
+	if cookie != "" {
+		return cookie
 	}
 	for _, entry := range offered {
 		encoded, found := strings.CutPrefix(entry, prefix)

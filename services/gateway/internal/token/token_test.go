@@ -202,9 +202,10 @@ func TestFind(t *testing.T) {
 	t.Parallel()
 	encode := func(s string) string { return "rollcall.auth." + base64.RawURLEncoding.EncodeToString([]byte(s)) }
 	offered := []string{"rollcall.v1", "rollcall.auth.***", encode("one"), encode("two")}
-	require.Equal(t, "head", token.Find("Bearer head", offered, "rollcall.auth."))
-	require.Equal(t, "one", token.Find("", offered, "rollcall.auth."))
-	require.Equal(t, "one", token.Find("bearer head", offered, "rollcall.auth."))
-	require.Empty(t, token.Find("Bearer ", []string{"rollcall.v1"}, "rollcall.auth."))
-	require.Equal(t, " head", token.Find("Bearer  head", nil, "rollcall.auth."), "one space; what follows is the token and will not verify")
+	require.Equal(t, "head", token.Find("Bearer head", "jar", offered, "rollcall.auth."))
+	require.Equal(t, "jar", token.Find("", "jar", offered, "rollcall.auth."))
+	require.Equal(t, "one", token.Find("", "", offered, "rollcall.auth."))
+	require.Equal(t, "one", token.Find("bearer head", "", offered, "rollcall.auth."))
+	require.Empty(t, token.Find("Bearer ", "", []string{"rollcall.v1"}, "rollcall.auth."))
+	require.Equal(t, " head", token.Find("Bearer  head", "", nil, "rollcall.auth."), "one space; what follows is the token and will not verify")
 }
