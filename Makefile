@@ -11,6 +11,7 @@ BINARIES := \
 	./services/lease/cmd/lease \
 	./scripts/cmd/up \
 	./scripts/cmd/token \
+	./scripts/cmd/rollcall \
 	./scripts/cmd/bench
 
 # The modules of go.work, as directories. Expanded in the recipes: only they pay for asking.
@@ -39,7 +40,7 @@ VULN_REQUIRED ?=
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-build: ## bin/{gateway,presence,lease,up,token,bench}
+build: ## bin/{gateway,presence,lease,up,token,rollcall,bench}
 	@mkdir -p bin
 	go build -trimpath -o bin/ $(BINARIES)
 
