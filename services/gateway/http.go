@@ -40,7 +40,6 @@ func (g *Gateway) routes(life context.Context) http.Handler {
 	g.doors(mux)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		g.guardBrowsers(w, r)
-		boundBody(w, r)
 		if r.URL.Path == "/readyz" {
 			g.checkHealth()
 		}

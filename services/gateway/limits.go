@@ -139,11 +139,3 @@ func hintRetry(w http.ResponseWriter, p *subjects.Problem) {
 		w.Header().Set("Retry-After", strconv.FormatInt((ms+999)/1000, 10))
 	}
 }
-
-// boundBody bounds how long a request's body may take to come, for handlers that do
-// not look at it, too: the server reads what they leave.
-func boundBody(w http.ResponseWriter, r *http.Request) {
-	if r.ContentLength != 0 {
-		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTimeout)) // without a network there is none
-	}
-}

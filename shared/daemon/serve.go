@@ -18,6 +18,7 @@ import (
 
 const (
 	readHeaderTimeout = 5 * time.Second
+	bodyTimeout       = 10 * time.Second
 	idleTimeout       = 60 * time.Second
 	maxHeaderBytes    = 32 << 10
 	httpGrace         = 5 * time.Second
@@ -45,10 +46,11 @@ func Serve(ctx context.Context, ln net.Listener, h http.Handler, to zerolog.Logg
 // waits a few seconds for those under way and cuts what is left. Hijacked
 // connections are their handler's own. There is no timeout for whole
 // requests: a handler that streams sets its own deadlines and heeds the end of
-// its service, one that reads a body bounds it.
+// its service. A body has ten seconds to come, read or not; how large it may be is
+// its reader's affair.
 func (s Server) Serve(ctx context.Context, ln net.Listener) error {
 	srv := &http.Server{
-		Handler: s.Handler, ReadHeaderTimeout: readHeaderTimeout, IdleTimeout: idleTimeout,
+		Handler: hurried(s.Handler), ReadHeaderTimeout: readHeaderTimeout, IdleTimeout: idleTimeout,
 		MaxHeaderBytes: maxHeaderBytes, Protocols: new(http.Protocols), TLSConfig: s.TLS,
 		ErrorLog: log.New(serverLog{s.Log}, "", 0),
 	}
@@ -141,4 +143,15 @@ func (h *halfOpen) follow(conn net.Conn, state http.ConnState) (oldest net.Conn)
 		delete(h.places, conn)
 	}
 	return nil
+}
+
+// hurried gives the bodies of requests their time. The server reads what a handler
+// leaves of one, and would otherwise wait for it for as long as the peer likes.
+func hurried(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.ContentLength != 0 {
+			_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTimeout)) // without a network there is none
+		}
+		h.ServeHTTP(w, r)
+	})
 }
