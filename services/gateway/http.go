@@ -68,14 +68,13 @@ func (g *Gateway) checkHealth() {
 // by a close code, so that browsers, which hide HTTP answers, can read it.
 func (g *Gateway) upgrade(life context.Context, w http.ResponseWriter, r *http.Request) {
 	addr := g.caller(r).addr
-	if !g.upgrades.allow(addr, time.Now()) {
-		w.Header().Set("Retry-After", "1")
-		http.Error(w, "too many connections from this address", http.StatusTooManyRequests)
+	if ok, wait := g.upgrades.allow(addr, time.Now()); !ok {
+		g.hit(limitUpgrades)
+		g.writeError(w, tooManyUpgrades(wait))
 		return
 	}
 	if !g.roster.isOpen() {
-		w.Header().Set("Retry-After", "1")
-		http.Error(w, "the gateway is not taking connections", http.StatusServiceUnavailable)
+		g.writeError(w, unavailable())
 		return
 	}
 	offered := offeredProtocols(r)
@@ -87,6 +86,15 @@ func (g *Gateway) upgrade(life context.Context, w http.ResponseWriter, r *http.R
 	if g.refuseOrigin(w, r) {
 		return
 	}
+	place := g.handshakes.take()
+	if place != welcomed {
+		g.hit(limitHandshakes)
+	}
+	if place == overrun {
+		g.writeError(w, unavailable())
+		return
+	}
+	defer func() { g.handshakes.give(place) }()
 	held := &corkable{ResponseWriter: w}
 	conn, err := websocket.Accept(held, r, &websocket.AcceptOptions{
 		Subprotocols:       []string{spoken.name},
@@ -97,7 +105,13 @@ func (g *Gateway) upgrade(life context.Context, w http.ResponseWriter, r *http.R
 		g.log.Debug().Err(err).Str("ip", addr.String()).Msg("upgrade refused")
 		return
 	}
-	g.newSocket(spoken, conn, held.conn, addr, g.findToken(r, offered, spoken.tokenEntry)).enter(life)
+	if place == busy {
+		g.sendAway(conn)
+		return
+	}
+	s := g.newSocket(spoken, conn, held.conn, addr, g.findToken(r, offered, spoken.tokenEntry))
+	s.handshaking, place = true, overrun // the socket gives it back
+	s.enter(life)
 }
 
 // newSocket makes a socket; one whose token is refused only has to be closed.
@@ -122,12 +136,14 @@ func (g *Gateway) newSocket(spoken *dialect, conn *websocket.Conn, wire *corkedC
 	s.token = verified
 	s.handshake = machine.State{
 		Peer: machine.Peer{Role: verified.Role, Key: verified.Key, Bearer: verified.Bearer}, Dialect: spoken.handshake,
+		MaxFrames: g.cfg.HandshakeFrames, MaxBytes: g.cfg.HandshakeBytes,
 	}
 	return s
 }
 
 // enter runs a socket if the door is still open.
 func (s *socket) enter(life context.Context) {
+	defer s.settled()
 	if !s.gateway.roster.add(s) {
 		end := s.dialect.ending(drainedEnding())
 		_ = s.conn.Close(websocket.StatusCode(end.code), end.text) // the peer may be gone
@@ -280,6 +296,7 @@ func (g *Gateway) writeError(w http.ResponseWriter, err error) {
 	p := problemOf(g.log, err)
 	logRefusal(g.log.Sample(g.sampler), p).Msg("request refused")
 	status := statusOf(p.Code)
+	hintRetry(w, p)
 	writeJSON(w, status, "application/problem+json", httpProblem{
 		Type: "about:blank", Title: http.StatusText(status), Status: status,
 		Detail: p.Message, Code: p.Code, Details: p.Details,
