@@ -49,6 +49,12 @@ func (s *stack) raw(t *testing.T, g gateway, token string) *rawSocket {
 		Subprotocols: []string{"rollcall.v1"}, HTTPHeader: header,
 	})
 	require.NoError(t, err, "whatever the token is, the upgrade succeeds")
+	return listenTo(t, conn)
+}
+
+// listenTo reads a socket until it ends or the test does.
+func listenTo(t *testing.T, conn *websocket.Conn) *rawSocket {
+	t.Helper()
 	r := &rawSocket{t: t, conn: conn, frames: make(chan []byte, 64)}
 	// It reads all the time, so that it sees the close frame even while it
 	// writes to a gateway that has stopped listening.
