@@ -44,7 +44,7 @@ func scaleOf() scale {
 	if os.Getenv("ATTACK") == "full" {
 		return scale{before: 10_000, after: 10_000, halfOpen: 5000, loris: 400, handshakeTimeout: 30 * time.Second, full: true}
 	}
-	return scale{before: 500, after: 10_000, halfOpen: 400, loris: 20, handshakeTimeout: 4 * time.Second}
+	return scale{before: 500, after: 10_000, halfOpen: 400, loris: 20, handshakeTimeout: 3 * time.Second}
 }
 
 // pulse is a healthy peer that asks something all the time.
@@ -173,7 +173,7 @@ func TestAttackFlood(t *testing.T) {
 	s.quiet(t, acme)
 	before := s.owned(t, acme)
 	rng := newRandom(t)
-	p.during("quiet", func() { time.Sleep(2 * time.Second) })
+	p.during("quiet", func() { time.Sleep(time.Second) })
 	idle := levelOf(t, g)
 	t.Logf("idle: %s", idle)
 
