@@ -81,6 +81,24 @@ func stat(pid int) (birth string, alive bool) {
 	return fields[startTime], fields[state] != "Z" && fields[state] != "X"
 }
 
+// naming returns the command lines, of processes that live, which name a directory.
+func naming(t *testing.T, dir string) []string {
+	t.Helper()
+	files, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	require.NoError(t, err)
+	var found []string
+	for _, file := range files {
+		line, err := os.ReadFile(file)
+		if err != nil { // it has just ended
+			continue
+		}
+		if bytes.Contains(line, []byte(dir+"/")) || bytes.HasSuffix(bytes.TrimRight(line, "\x00"), []byte(dir)) {
+			found = append(found, string(bytes.ReplaceAll(line, []byte{0}, []byte(" "))))
+		}
+	}
+	return found
+}
+
 // signal sends a signal to a process that may be gone.
 func signal(t *testing.T, pid int, sig syscall.Signal) {
 	t.Helper()

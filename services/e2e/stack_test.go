@@ -5,9 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"net"
 	"net/http"
-	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -343,46 +341,17 @@ func (s *stack) disconnect() {
 	}
 }
 
-// checkNothingLeft waits until all processes are gone and nobody listens any
-// more. NB: of a process that was killed, the main thread may be seen to be
-// gone a moment before the last thread closes the sockets.
+// checkNothingLeft waits until all processes are gone: those the stack knows, and
+// any other one whose command line names the stack's directory, as that of every
+// process of a stack does. What listens on the stack's ports by now may be
+// somebody else.
 func (s *stack) checkNothingLeft() {
 	t := s.t
 	t.Helper()
 	for _, id := range s.ids {
 		await(t, fmt.Sprintf("end of process %d", id.pid), id.gone)
 	}
-	for _, address := range s.addresses() {
-		awaitFor(t, 5*time.Second, "nobody listens on "+address, func() bool {
-			conn, err := net.DialTimeout("tcp", address, time.Second)
-			if err == nil {
-				_ = conn.Close()
-			}
-			return err != nil
-		})
-	}
-}
-
-// addresses are all host:port of the stack's own listeners.
-func (s *stack) addresses() []string {
-	urls := []string{}
-	if !s.external {
-		urls = append(urls, s.NATSURL, s.NATSWSURL, s.NATSMonitorURL)
-	}
-	for _, g := range s.Gateways {
-		urls = append(urls, g.URL)
-	}
-	for _, w := range append(append([]worker{}, s.Presence...), s.Lease...) {
-		urls = append(urls, w.URL)
-	}
-	var addresses []string
-	for _, text := range urls {
-		parsed, err := url.Parse(text)
-		require.NoError(s.t, err)
-		require.NotEmpty(s.t, parsed.Port(), "%q names no port", text)
-		addresses = append(addresses, parsed.Host)
-	}
-	return addresses
+	await(t, "end of everything that names "+s.Dir, func() bool { return len(naming(t, s.Dir)) == 0 })
 }
 
 // core opens a plain connection to NATS, as the nats command does with the

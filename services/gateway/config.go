@@ -25,6 +25,9 @@ type Config struct {
 	// TrustedIssuers are the account signing keys whose tokens count where there
 	// is no operator.
 	TrustedIssuers []string
+	// AllowedOrigins are those of pages besides the gateway's own that browsers may
+	// send the cookie from.
+	AllowedOrigins []string
 
 	Heartbeat        time.Duration
 	TTL              time.Duration
@@ -54,10 +57,12 @@ func ParseConfig(args, env []string) (Config, map[string]string, error) {
 	s.Strings(&c.OperatorKeys, "operator-key", nil, "public key (O…) of the operator who vouches for the account")
 	s.String(&c.AccountKey, "account-key", "", "public key (A…) of the account whose signing keys issue tokens; required with operator-key")
 	s.Strings(&c.TrustedIssuers, "trusted-issuer", nil, "account signing key (A…) whose tokens are accepted; required without operator-key")
+	s.Strings(&c.AllowedOrigins, "allowed-origin", nil, "origin such as https://ui.example.com, besides the gateway's own, whose pages may use the cookie; once there is one, pages of others open no socket")
 	s.Check("key-file", func() error { return required(c.KeyFile) })
 	s.Check("operator-key", func() error { return checkOperators(c.OperatorKeys) })
 	s.Check("account-key", func() error { return c.checkAccount() })
 	s.Check("trusted-issuer", func() error { return c.checkIssuers() })
+	s.Check("allowed-origin", func() error { _, err := readOrigins(c.AllowedOrigins); return err })
 	c.durations(s)
 	c.limits(s)
 	if err := s.Parse(args, env); err != nil {

@@ -48,6 +48,7 @@ type Gateway struct {
 
 	trust     *token.Trust
 	trusted   synced
+	origins   origins
 	listener  net.Listener
 	sampler   zerolog.Sampler // of refusals over HTTP
 	health    *daemon.Health
@@ -80,6 +81,10 @@ func New(ctx context.Context, cfg Config, log zerolog.Logger) (*Gateway, error) 
 	if err != nil {
 		return nil, err
 	}
+	from, err := readOrigins(cfg.AllowedOrigins)
+	if err != nil {
+		return nil, fmt.Errorf("allowed origins: %w", err)
+	}
 	var listening net.ListenConfig
 	listener, err := listening.Listen(ctx, "tcp", cfg.Listen)
 	if err != nil {
@@ -90,7 +95,7 @@ func New(ctx context.Context, cfg Config, log zerolog.Logger) (*Gateway, error) 
 		trust: newTrust(cfg), trusted: synced{c: make(chan struct{})}, listener: listener, health: daemon.NewHealth(),
 		admission: newAdmission(cfg.MaxConnections), upgrades: newUpgrades(cfg.UpgradeRate), roster: newRoster(),
 		readmissions: make(chan []*socket, 1), sampler: newSampler(), streams: newStreams(cfg.MaxConnections),
-		dialects: dialects(),
+		dialects: dialects(), origins: from,
 	}
 	g.log = log.With().Str("gateway_id", id).Str("incarnation", g.incarnation).Logger()
 	g.metrics = newMetrics(func() float64 { return float64(g.admission.count()) })

@@ -40,6 +40,7 @@ func (g *Gateway) routes(life context.Context) http.Handler {
 	mux.HandleFunc("GET /status", g.getStatus)
 	mux.HandleFunc("GET /connections", g.getConnections)
 	mux.HandleFunc("GET /openapi.yaml", g.getOpenAPI)
+	g.doors(mux)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/readyz" {
 			g.checkHealth()
@@ -85,18 +86,20 @@ func (g *Gateway) upgrade(life context.Context, w http.ResponseWriter, r *http.R
 		http.Error(w, "offer the WebSocket subprotocol "+names(g.dialects), http.StatusBadRequest)
 		return
 	}
+	if g.refuseOrigin(w, r) {
+		return
+	}
 	held := &corkable{ResponseWriter: w}
 	conn, err := websocket.Accept(held, r, &websocket.AcceptOptions{
 		Subprotocols:       []string{spoken.name},
-		InsecureSkipVerify: true, // no cookie is ever accepted, so the origin grants nothing
+		InsecureSkipVerify: true, // findToken and refuseOrigin look at the origin
 		CompressionMode:    websocket.CompressionDisabled,
 	})
 	if err != nil {
 		g.log.Debug().Err(err).Str("ip", addr.String()).Msg("upgrade refused")
 		return
 	}
-	text := token.Find(r.Header.Get("Authorization"), offered, spoken.tokenEntry)
-	g.newSocket(spoken, conn, held.conn, addr, text).enter(life)
+	g.newSocket(spoken, conn, held.conn, addr, g.findToken(r, offered, spoken.tokenEntry)).enter(life)
 }
 
 // newSocket makes a socket; one whose token is refused only has to be closed.
@@ -193,11 +196,16 @@ func (g *Gateway) getPresence(w http.ResponseWriter, r *http.Request) {
 
 // authorize finds out who asks, and answers whoever cannot be told anything.
 func (g *Gateway) authorize(w http.ResponseWriter, r *http.Request) (token.Token, bool) {
+	return g.verify(w, r, g.findToken(r, nil, tokenEntry))
+}
+
+// verify finds out whose token this is, and answers where it is of no use over HTTP.
+func (g *Gateway) verify(w http.ResponseWriter, r *http.Request, text string) (token.Token, bool) {
 	if !g.roster.isOpen() {
 		g.writeError(w, unavailable())
 		return token.Token{}, false
 	}
-	bearer, err := g.trust.Verify(token.Find(r.Header.Get("Authorization"), nil, tokenEntry), time.Now())
+	bearer, err := g.trust.Verify(text, time.Now())
 	if err != nil {
 		g.log.Info().Str("refusal", err.Error()).Str("ip", remoteAddr(r).String()).Msg("request refused")
 		w.Header().Set("WWW-Authenticate", "Bearer")
@@ -292,6 +300,8 @@ func statusOf(code string) int {
 		return http.StatusForbidden
 	case subjects.CodeNotFound, subjects.CodeLeaseNotFound:
 		return http.StatusNotFound
+	case subjects.CodePayloadTooLarge:
+		return http.StatusRequestEntityTooLarge
 	case subjects.CodeTenantFull, subjects.CodeRateLimited:
 		return http.StatusTooManyRequests
 	case subjects.CodeUnavailable:

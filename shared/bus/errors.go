@@ -15,6 +15,9 @@ var (
 	// ErrUnavailable says that JetStream did not answer in time. Whether the
 	// request took effect is unknown.
 	ErrUnavailable = errors.New("jetstream unavailable")
+	// ErrTaken says that a message was not stored because its id is that of
+	// another one.
+	ErrTaken = errors.New("message id is taken")
 	// ErrDeferred is returned by a handler that settles its delivery later.
 	ErrDeferred = errors.New("settled later")
 
@@ -64,7 +67,7 @@ func classify(err error) class {
 	}
 	for _, permanent := range []error{
 		nats.ErrMaxPayload, nats.ErrBadSubject, nats.ErrInvalidMsg, nats.ErrHeadersNotSupported,
-		errUnfit, jetstream.ErrInvalidBucketName, jetstream.ErrInvalidStreamName, jetstream.ErrStreamNameRequired,
+		ErrTaken, errUnfit, jetstream.ErrInvalidBucketName, jetstream.ErrInvalidStreamName, jetstream.ErrStreamNameRequired,
 		jetstream.ErrLimitMarkerTTLNotSupported, nats.ErrInvalidArg, nats.ErrBadHeaderMsg, jetstream.ErrInvalidOption, nats.ErrConnectionClosed,
 	} {
 		if errors.Is(err, permanent) {
