@@ -18,6 +18,7 @@ import (
 
 	"rollcall/services/gateway/internal/machine"
 	"rollcall/services/gateway/internal/token"
+	"rollcall/services/gateway/ui"
 	"rollcall/subjects"
 )
 
@@ -38,6 +39,9 @@ func (g *Gateway) routes(life context.Context) http.Handler {
 	mux.HandleFunc("GET /leases", g.getLeases)
 	mux.HandleFunc("GET /events", g.getEvents)
 	g.doors(mux)
+	if err := ui.Register(mux); err != nil {
+		panic("gateway: the page was not embedded: " + err.Error()) // a build that cannot be
+	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/readyz" {
 			g.checkHealth()
