@@ -23,7 +23,7 @@ var sizes = []struct {
 }{{"phone", 320, 640}, {"laptop", 1280, 800}, {"wall", 3840, 2160}}
 
 // screens are the pages with the beginnings of their headings.
-var screens = [][2]string{{"#/fleet", "Fleet"}, {"#/agent/probe-01", "probe-01"}, {"#/instances", "Instances"}, {"#/leases", "Leases"}, {"#/events", "Events"}, {"#/health", "Health"}}
+var screens = [][2]string{{"#/fleet", "Fleet"}, {"#/agent/probe-0001", "probe-0001"}, {"#/instances", "Instances"}, {"#/leases", "Leases"}, {"#/events", "Events"}, {"#/health", "Health"}}
 
 // TestScreens is an operator's visit: real agents, a real gateway, a real browser.
 func TestScreens(t *testing.T) {
@@ -146,15 +146,15 @@ func checkFilters(t *testing.T, page *screen, size, probes int) {
 	require.Len(t, gateways, 2)
 	// By hand: typing, and then all of them again by a button.
 	page.visit("#/fleet", "Fleet")
-	page.fill("input[name=text]", "probe-01")
+	page.fill("input[name=text]", "probe-0001")
 	page.until("the one", "document.querySelectorAll('tr[data-agent]').length === 1")
-	require.Contains(t, eval[string](page, "location.hash"), "text=probe-01")
+	require.Contains(t, eval[string](page, "location.hash"), "text=probe-0001")
 	page.press("Show all")
 	page.until("all", fmt.Sprintf("document.querySelector('#cells').dataset.painted === '%d'", total))
 	// By keyboard alone: into the map, a step, and in.
 	page.run(chromedp.Focus("#cells"), chromedp.KeyEvent("\ue000"))
 	eval[bool](page, `(document.querySelector("#cells").dispatchEvent(new KeyboardEvent("keydown", {key: "End", bubbles: true})), true)`)
-	page.until("the last one", fmt.Sprintf("document.querySelector('#cell-name').textContent.startsWith('steady-%02d')", size-21))
+	page.until("the last one", fmt.Sprintf("document.querySelector('#cell-name').textContent.startsWith('steady-%04d')", size-21))
 	eval[bool](page, `(document.querySelector("#cells").dispatchEvent(new KeyboardEvent("keydown", {key: "Enter", bubbles: true})), true)`)
 	page.until("its page", "document.querySelector('h1')?.textContent.startsWith('steady-')")
 }
@@ -224,11 +224,17 @@ func (s *stack) checkTail(t *testing.T, page *screen, g gateway) {
 		}
 	}
 	// A change of what is listened to takes a moment; the first event that is seen says that it has.
-	await(t, "the first event", func() bool { say(1); return len(page.texts("#tail li b")) > 0 })
+	await(t, "the first event", func() bool {
+		say(1)
+		seen := page.texts("#tail li b")
+		return len(seen) > 0 && strings.HasPrefix(seen[0], "shift.")
+	})
 	began := page.texts("#tail li b")
 	firstSeen := began[len(began)-1]
 	say(2)
-	last := func() string { return fmt.Sprintf("document.querySelector('#tail li b')?.textContent === 'shift.s%d'", said) }
+	last := func() string {
+		return fmt.Sprintf("document.querySelector('#tail li b')?.textContent === 'shift.s%d'", said)
+	}
 	page.until("newest first", last())
 	eval[bool](page, "(document.querySelector('#tail li summary').click(), true)")
 	page.until("payload", fmt.Sprintf("document.querySelector('#tail li .json')?.textContent.includes('\"number\": %d')", said))
@@ -306,4 +312,3 @@ func (s *stack) checkRecovery(t *testing.T, page *screen, doomed []*client.Conn,
 	page.until("tail again", "document.querySelector('#tail-state').dataset.state === 'live'")
 	page.requireQuiet()
 }
-

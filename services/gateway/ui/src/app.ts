@@ -131,7 +131,6 @@ export class App {
     if (this.#wantLeases) void this.loadLeases();
     if (this.watched !== "") void this.fetchAgent(this.watched);
     this.everLive = true;
-    this.#sample();
   }
 
   #event(event: Event): void {
@@ -151,12 +150,16 @@ export class App {
     if (relevant || lease) this.changed();
   }
 
-  /** watch keeps what happens to one agent while its page is open; an empty name watches nobody. */
+  /** watch keeps what happens to one agent while its page is open. */
   watch(agent: string): void {
-    if (this.watched === agent) return;
     this.watched = agent;
     this.watchedEvents = [];
-    if (agent !== "") void this.fetchAgent(agent);
+    void this.fetchAgent(agent);
+  }
+
+  /** unwatch ends that. The next agent's page may have begun before the last one's has ended. */
+  unwatch(agent: string): void {
+    if (this.watched === agent) this.watched = "";
   }
 
   /** fetchAgent asks for an agent's row, which names the evidence. */
@@ -240,7 +243,11 @@ export class App {
     } else {
       fleet.setDoubt(link.hushed ? "the gateway has not answered for a while" : link.why || "not connected yet");
     }
-    if (fleet.doubt === null) this.seenAt = Date.now();
+    if (fleet.doubt === null) {
+      const first = this.seenAt === 0;
+      this.seenAt = Date.now();
+      if (first) this.#sample();
+    }
     this.changed();
   }
 
@@ -322,22 +329,27 @@ export class App {
 
   /** skipTail forgets what was missed and goes on with what happens now. */
   skipTail(): void {
-    this.tail.cursor = "";
-    this.tail.clear();
-    if (!this.tailPaused) void this.#resubscribeTail();
+    if (this.tailLink.phase === "open") void this.#resubscribeTail(false);
+    else {
+      this.tail.clear();
+      this.tail.cursor = "";
+    }
     this.changed();
   }
 
   filterTail(types: string[]): void {
     this.tailTypes = types;
-    this.tail.clear();
-    if (this.tailLink.phase === "open") void this.#resubscribeTail();
+    if (this.tailLink.phase === "open") void this.#resubscribeTail(true);
+    else this.tail.clear();
     this.changed();
   }
 
-  async #resubscribeTail(): Promise<void> {
+  // What was asked for before may still come until the gateway has answered, so the list is emptied then.
+  async #resubscribeTail(resume: boolean): Promise<void> {
     try {
       if (this.#subscription !== "") await this.tailLink.request("events.unsubscribe", { subscription_id: this.#subscription });
+      this.tail.clear();
+      if (!resume) this.tail.cursor = "";
       await this.#subscribeTail();
     } catch (error) {
       this.tailLink.again((error as Error).message);

@@ -26,7 +26,7 @@ export function AgentPage({ id }: { id: string }) {
       .catch((error) => current && setNoPast(missing(error)));
     return () => {
       current = false;
-      app.watch("");
+      app.unwatch(id);
     };
   }, [id]);
 

@@ -12,7 +12,7 @@ export function HealthPage() {
     <>
       <h1>Health</h1>
       <h2>Gateways</h2>
-      <Table label="Gateways" head={["Gateway", "Version", "Mode", "Last seen", "Agents", ""]}>
+      <Table label="Gateways" head={["Gateway", "Version", "Mode", "Last seen", "Agents", "Note"]}>
         {gateways.map((g) => (
           <tr key={g.instance_id}>
             <th scope="row">

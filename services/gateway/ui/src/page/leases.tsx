@@ -47,7 +47,7 @@ export function LeasesPage({ route }: { route: Route }) {
       <p class="matches" role="status">
         {app.leasesLoaded ? `${rows.length} leases, each state oldest first` : "Loading…"}
       </p>
-      <Table label="Leases" head={["State", "In it for", "Resource", "Agent", "Ends", "Fence", "Decided by", "Reason", "Lease", ""]}>
+      <Table label="Leases" head={["State", "In it for", "Resource", "Agent", "Ends", "Fence", "Decided by", "Reason", "Lease", "Verdict"]}>
         {rows.slice(0, most).map((l) => (
           <tr key={l.lease_id} data-lease={l.lease_id} data-state={l.state}>
             <td>
