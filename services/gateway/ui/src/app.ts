@@ -238,6 +238,7 @@ export class App {
       const presence = health.status?.presence;
       const unready = health.ready?.status === 503 && /nats|view|row/.test(health.ready.text);
       if (health.status?.nats?.connected === false || (health.status === null && unready)) fleet.setDoubt("the gateway has lost NATS");
+      else if (presence?.mode === "absent") fleet.setDoubt("no presence process is running");
       else if (typeof presence?.lag_ms === "number" && presence.lag_ms > tooLate) fleet.setDoubt(`presence is ${span(presence.lag_ms)} behind`);
       else fleet.setDoubt(null);
     } else {

@@ -21,8 +21,8 @@ export function AgentPage({ id }: { id: string }) {
   useEffect(() => {
     app.watch(id);
     let current = true;
-    ask<any>(`/agents/${encodeURIComponent(id)}/history?limit=200`)
-      .then((answer) => current && setPast(entriesOf(answer)))
+    ask<{ items: Event[] }>(`/agents/${encodeURIComponent(id)}/history?include=all&limit=200`)
+      .then((answer) => current && setPast(answer.items.map(entryOf)))
       .catch((error) => current && setNoPast(missing(error)));
     return () => {
       current = false;
@@ -130,18 +130,6 @@ export function AgentPage({ id }: { id: string }) {
       )}
     </>
   );
-}
-
-// The history lists events, or what followed from them; either names a time and says what happened.
-function entriesOf(answer: any): Entry[] {
-  const items: any[] = Array.isArray(answer?.items) ? answer.items : [];
-  const entries = items.map((item, n): Entry => {
-    if (item.payload !== undefined) return entryOf(item as Event);
-    const at = String(item.at ?? item.since ?? item.occurred_at ?? "");
-    const change = item.previous !== undefined ? `${item.previous} → ${item.status}` : String(item.status ?? "");
-    return { id: String(item.event_id ?? `${n}-${at}`), at, type: String(item.type ?? "presence.changed"), text: [change, item.reason].filter(Boolean).join(", ") };
-  });
-  return entries.sort((a, b) => (a.at < b.at ? 1 : -1));
 }
 
 function entryOf(e: Event): Entry {

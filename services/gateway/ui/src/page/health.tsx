@@ -58,9 +58,22 @@ export function HealthPage() {
         facts={[
           ["Consumers", s?.presence?.mode !== undefined ? text(s.presence.mode) + (s.presence.consumers !== undefined ? `, ${text(s.presence.consumers)}` : "") : undefined],
           ["Behind", typeof s?.presence?.lag_ms === "number" ? span(s.presence.lag_ms) : undefined],
-          ["Brake", s?.presence?.brake !== undefined ? text(s.presence.brake) : undefined],
+          ["Brake", s?.presence?.brake === undefined ? undefined : s.presence.brake ? `engaged: ${text(s.presence.brake_reason ?? "presence holds expiry")}` : "released"],
         ]}
       />
+      {Array.isArray(s?.presence?.processes) && s.presence.processes.length > 0 && (
+        <Table label="Presence processes" head={["Process", "Version", "Seen"]}>
+          {s.presence.processes.map((p: any, n: number) => (
+            <tr key={n}>
+              <th scope="row">{text(p.instance_id ?? p.process_id ?? p.host ?? n)}</th>
+              <td>{text(p.version ?? "–")}</td>
+              <td>
+                <Ago time={p.seen_at} />
+              </td>
+            </tr>
+          ))}
+        </Table>
+      )}
       {s !== null && (
         <details>
           <summary>All that it says</summary>
