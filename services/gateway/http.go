@@ -18,6 +18,7 @@ import (
 
 	"rollcall/services/gateway/internal/machine"
 	"rollcall/services/gateway/internal/token"
+	"rollcall/services/gateway/ui"
 	"rollcall/subjects"
 )
 
@@ -41,6 +42,9 @@ func (g *Gateway) routes(life context.Context) http.Handler {
 	mux.HandleFunc("GET /connections", g.getConnections)
 	mux.HandleFunc("GET /openapi.yaml", g.getOpenAPI)
 	g.doors(mux)
+	if err := ui.Register(mux); err != nil {
+		panic("gateway: the page was not embedded: " + err.Error()) // a build that cannot be
+	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		g.guardBrowsers(w, r)
 		if r.URL.Path == "/readyz" {
