@@ -191,6 +191,7 @@ func TestAttackOtherTenant(t *testing.T) {
 		a.conn = s.connect(t, at, grant, client.Options{OnEvent: a.event, OnRequest: a.request})
 		attackers = append(attackers, a)
 	}
+	guest := s.tyrum(t, g, token.Grant{Tenant: globex, Scopes: []string{"presence.read", "operator.read"}}, nil)
 	s.quiet(t, acme)
 	s.quiet(t, globex)
 	before := s.owned(t, acme)
@@ -223,6 +224,15 @@ func TestAttackOtherTenant(t *testing.T) {
 	require.NotContains(t, p.all(), globex)
 
 	// Who could have heard too much has heard what came after it.
+	_, err = p.conn.Beacon(t.Context(), client.Report{Host: canary})
+	require.NoError(t, err)
+	_, err = attackers[0].conn.Beacon(t.Context(), client.Report{Host: "loud"})
+	require.NoError(t, err)
+	for heard := ""; !strings.Contains(heard, `"loud"`); {
+		heard = string(guest.take())
+		require.NotContains(t, heard, canary)
+		require.NotContains(t, heard, p.conn.Welcome().DeviceID)
+	}
 	require.NoError(t, attackers[0].conn.Request(t.Context(), "event.publish", map[string]any{"type": "loud.end", "payload": map[string]any{}}, nil))
 	for _, a := range attackers {
 		a.awaitHeard(t, "loud.end")
