@@ -98,6 +98,22 @@ func CheckUUID(field, s string) error {
 	return nil
 }
 
+// derivedVersion is the version of the UUIDs that [DeriveID] returns.
+const derivedVersion = 5
+
+// CheckChosenID refuses what cannot be the event_id that a peer chooses: what is
+// no UUID, and those of the version of derived ids. Whoever could use these would
+// learn from the answer which events of other tenants are there.
+func CheckChosenID(field, s string) error {
+	if err := CheckUUID(field, s); err != nil {
+		return err
+	}
+	if id, err := uuid.Parse(s); err == nil && id.Version() == derivedVersion {
+		return Invalid(field, "must not be a UUID of version 5, which are those of derived events")
+	}
+	return nil
+}
+
 func validUUID(s string) bool {
 	if len(s) != 36 {
 		return false

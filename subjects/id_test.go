@@ -30,6 +30,14 @@ func TestCheckNames(t *testing.T) {
 	}
 }
 
+func TestCheckChosenID(t *testing.T) {
+	t.Parallel()
+	require.NoError(t, subjects.CheckChosenID("event_id", subjects.NewID()))
+	require.NoError(t, subjects.CheckChosenID("event_id", uuid.NewString()))
+	requireInvalid(t, subjects.CheckChosenID("event_id", "x"), "event_id")
+	requireInvalid(t, subjects.CheckChosenID("event_id", subjects.DeriveID("acme", "s", "1", "a.b")), "event_id")
+}
+
 // TestCheckNamesByByte compares the check with the rule as written, for every
 // byte in first and in second place.
 func TestCheckNamesByByte(t *testing.T) {

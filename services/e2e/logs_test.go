@@ -44,7 +44,7 @@ func (s *stack) secret(what, text string) {
 	if len(text) > 16 {
 		s.secrets[text] = what
 		// Of a token, its signature alone would be bad enough.
-		if parts := strings.Split(text, "."); len(parts) == 3 {
+		if parts := strings.Split(text, "."); len(parts) == 3 && len(parts[2]) > 16 {
 			s.secrets[parts[2]] = "signature of " + what
 		}
 	}

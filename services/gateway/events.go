@@ -3,10 +3,12 @@ package gateway
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"time"
 
 	"rollcall/services/gateway/internal/machine"
 	"rollcall/services/gateway/internal/token"
+	"rollcall/shared/bus"
 	"rollcall/subjects"
 )
 
@@ -163,6 +165,9 @@ func (s *socket) publish(ctx context.Context, raw json.RawMessage) (any, error) 
 	}
 	subject := subjects.ProducerEvent(s.token.Tenant, event.Type)
 	ack, err := s.gateway.publisher.store(ctx, record{subject: subject.String(), event: event})
+	if errors.Is(err, bus.ErrTaken) {
+		return nil, subjects.Invalid("event_id", "must not be that of another event")
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -186,7 +191,7 @@ func (p publishPayload) event(now time.Time) (subjects.Event, error) {
 }
 
 func checkPublished(e subjects.Event) error {
-	if err := subjects.CheckUUID("event_id", e.EventID); err != nil {
+	if err := subjects.CheckChosenID("event_id", e.EventID); err != nil {
 		return err // names field and rule, like those below
 	}
 	if err := subjects.CheckProducerType("type", e.Type); err != nil {

@@ -225,7 +225,14 @@ func (g *Gateway) reportRejected(ctx context.Context, r refusal) error {
 	if err != nil {
 		return err
 	}
-	if _, err = g.publisher.store(ctx, record{subject: subject.String(), event: event}); errors.Is(err, bus.ErrUnavailable) {
+	_, err = g.publisher.store(ctx, record{subject: subject.String(), event: event})
+	if errors.Is(err, bus.ErrTaken) {
+		// Somebody has used the id up to go unreported. A fresh one reports it, once
+		// for each gateway.
+		event.EventID = subjects.NewID()
+		err = bus.ErrUnavailable
+	}
+	if errors.Is(err, bus.ErrUnavailable) {
 		err = g.publisher.insist(ctx, record{subject: subject.String(), event: event})
 	}
 	return err

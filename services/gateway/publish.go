@@ -50,7 +50,7 @@ func (p *publisher) store(ctx context.Context, r record) (bus.Ack, error) {
 	ctx, cancel := context.WithTimeout(ctx, p.timeout)
 	defer cancel()
 	began := time.Now()
-	ack, err := p.conn.Publish(ctx, bus.Message{Subject: r.subject, ID: r.event.EventID, Data: data})
+	ack, err := p.conn.Publish(ctx, bus.Message{Subject: r.subject, ID: r.event.EventID, Data: data, Contested: true})
 	outcome := "stored"
 	if err != nil {
 		outcome = "failed"

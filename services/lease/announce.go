@@ -219,16 +219,25 @@ func (e event) event(t task) (subjects.Event, error) {
 	return subjects.NewEvent(e.id(), e.subject.Type(), e.at, scope, e.payload)
 }
 
-// publish stores an event under its event_id.
+// publish stores an event under its event_id. Ids of derived events can be
+// foretold, and a producer of any tenant chooses its own: where somebody has used
+// one up, the event gets a fresh one, and what is lost is that a repetition after a
+// crash is recognised.
 func (s *Service) publish(ctx context.Context, t task, e event) error {
 	stored, err := e.event(t)
 	if err != nil {
 		return bus.Permanent(err)
 	}
-	data, err := json.Marshal(stored)
-	if err != nil {
-		return bus.Permanent(fmt.Errorf("encode %s: %w", stored.Type, err))
+	for {
+		data, err := json.Marshal(stored)
+		if err != nil {
+			return bus.Permanent(fmt.Errorf("encode %s: %w", stored.Type, err))
+		}
+		_, err = s.conn.Publish(ctx, bus.Message{Subject: e.subject.String(), ID: stored.EventID, Data: data, Contested: true})
+		if !errors.Is(err, bus.ErrTaken) {
+			return err
+		}
+		s.log.Warn().Str("event_id", stored.EventID).Str("type", stored.Type).Msg("event_id is taken; a fresh one is used")
+		stored.EventID = subjects.NewID()
 	}
-	_, err = s.conn.Publish(ctx, bus.Message{Subject: e.subject.String(), ID: stored.EventID, Data: data})
-	return err
 }

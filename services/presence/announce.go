@@ -60,14 +60,23 @@ func (s *Service) announce(ctx context.Context, a announcement) error {
 	return err
 }
 
-// publish stores an event under its event_id.
+// publish stores an event under its event_id. Ids of derived events can be
+// foretold, and a producer of any tenant chooses its own: where somebody has used
+// one up, the event gets a fresh one, and what is lost is that a repetition after a
+// crash is recognised.
 func (s *Service) publish(ctx context.Context, subject string, event subjects.Event, header nats.Header) (uint64, error) {
-	data, err := json.Marshal(event)
-	if err != nil {
-		return 0, bus.Permanent(fmt.Errorf("encode %s: %w", event.Type, err))
+	for {
+		data, err := json.Marshal(event)
+		if err != nil {
+			return 0, bus.Permanent(fmt.Errorf("encode %s: %w", event.Type, err))
+		}
+		ack, err := s.conn.Publish(ctx, bus.Message{Subject: subject, ID: event.EventID, Header: header, Data: data, Contested: true})
+		if !errors.Is(err, bus.ErrTaken) {
+			return ack.Seq, err
+		}
+		s.log.Warn().Str("event_id", event.EventID).Str("type", event.Type).Str("subject", subject).Msg("event_id is taken; a fresh one is used")
+		event.EventID = subjects.NewID()
 	}
-	ack, err := s.conn.Publish(ctx, bus.Message{Subject: subject, ID: event.EventID, Header: header, Data: data})
-	return ack.Seq, err
 }
 
 // storedAfter looks for an id among the events on a subject that came after

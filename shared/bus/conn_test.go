@@ -75,6 +75,27 @@ func TestPublish(t *testing.T) {
 		require.Equal(t, bus.Ack{Seq: 2}, publish(t, conn, "ev.a", "two"))
 	})
 
+	t.Run("a contested id of another subject is taken", func(t *testing.T) {
+		t.Parallel()
+		_, conn, _ := fixture(t)
+		events(t, conn)
+		publish(t, conn, "ev.thief", "one")
+		contested := func(subject string) (bus.Ack, error) {
+			return conn.Publish(t.Context(), bus.Message{Subject: subject, ID: "one", Contested: true})
+		}
+		_, err := contested("ev.a")
+		require.ErrorIs(t, err, bus.ErrTaken)
+		require.NotErrorIs(t, err, bus.ErrUnavailable)
+		ack, err := contested("ev.thief")
+		require.NoError(t, err)
+		require.Equal(t, bus.Ack{Seq: 1, Duplicate: true}, ack)
+		s, err := conn.JS().Stream(t.Context(), "EVENTS")
+		require.NoError(t, err)
+		require.NoError(t, s.DeleteMsg(t.Context(), 1))
+		_, err = contested("ev.a")
+		require.NoError(t, err, "nobody can tell any more")
+	})
+
 	t.Run("is retried across a restart", func(t *testing.T) {
 		t.Parallel()
 		srv, conn, _ := fixture(t)

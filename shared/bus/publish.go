@@ -16,6 +16,9 @@ type Message struct {
 	ID      string // the Nats-Msg-Id; a second message with it is not stored
 	Header  nats.Header
 	Data    []byte
+	// Contested says that others choose ids in the stream too, strangers among
+	// them. What the stream takes for a repetition is then looked at.
+	Contested bool
 }
 
 // Ack is the server's answer to a publish.
@@ -27,6 +30,8 @@ type Ack struct {
 // Publish stores m. It tries again, under the same id, until ctx ends (five
 // seconds when ctx has no deadline); then the error Is [ErrUnavailable] and
 // the message may or may not be stored. A refusal returns at once.
+// Where the message is contested and its id is that of a message on another
+// subject, it is not stored, and the error Is [ErrTaken].
 // NB: without an ID a retry can store the message twice.
 func (c *Conn) Publish(ctx context.Context, m Message) (Ack, error) {
 	var ack *jetstream.PubAck
@@ -39,7 +44,47 @@ func (c *Conn) Publish(ctx context.Context, m Message) (Ack, error) {
 		return Ack{}, sorted(err, "publish %s to %q", m.ID, m.Subject)
 	}
 	c.note(ack.Stream, ack.Sequence)
+	if m.Contested && ack.Duplicate {
+		if err := c.repeats(ctx, ack, m.Subject); err != nil {
+			return Ack{}, sorted(err, "publish %s to %q", m.ID, m.Subject)
+		}
+	}
 	return Ack{Seq: ack.Sequence, Duplicate: ack.Duplicate}, nil
+}
+
+// repeats sees that what a message was taken to repeat is on its subject. A
+// stream knows an id whatever subject it came on. What is stored no more cannot be
+// told apart, and counts as the same.
+func (c *Conn) repeats(ctx context.Context, ack *jetstream.PubAck, subject string) error {
+	question, err := json.Marshal(map[string]uint64{"seq": ack.Sequence})
+	if err != nil {
+		return fmt.Errorf("encode question: %w", err)
+	}
+	var answer struct {
+		Error   *jetstream.APIError `json:"error"`
+		Message struct {
+			Subject string `json:"subject"`
+		} `json:"message"`
+	}
+	err = c.retry(ctx, func(ctx context.Context) error {
+		reply, err := c.nc.RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+ack.Stream, question)
+		if err != nil {
+			return err
+		}
+		return json.Unmarshal(reply.Data, &answer)
+	})
+	switch {
+	case err != nil:
+		return err
+	case answer.Error != nil && answer.Error.ErrorCode == jetstream.JSErrCodeMessageNotFound:
+		return nil
+	case answer.Error != nil:
+		return answer.Error
+	case answer.Message.Subject != subject:
+		return ErrTaken
+	default:
+		return nil
+	}
 }
 
 // wire is the message as sent: a new one for every attempt, because nats.go

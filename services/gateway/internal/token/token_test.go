@@ -106,6 +106,8 @@ func TestVerifyRefuses(t *testing.T) {
 		"too long":                {strings.Repeat("a", 9000), token.Malformed},
 		"tampered payload":        {tamper(t, tagged(good...)), token.Malformed},
 		"signature of another":    {swapSignature(tagged(good...), tagged(good...)), token.Malformed},
+		"signature respelt":       {respell(tagged(good...)), token.Malformed},
+		"signature on two lines":  {breakLine(tagged(good...)), token.Malformed},
 		"account claims":          {accountToken(t, k.signing), token.Malformed},
 		"foreign issuer":          {sign(t, claims(t, good...), foreign.signing), token.UntrustedIssuer},
 		"identity key":            {sign(t, claims(t, good...), k.account), token.UntrustedIssuer},
@@ -158,6 +160,15 @@ func tamper(t *testing.T, text string) string {
 func swapSignature(a, b string) string {
 	return a[:strings.LastIndex(a, ".")] + b[strings.LastIndex(b, "."):]
 }
+
+// respell changes bits of the last character that are no part of the signature.
+func respell(text string) string {
+	const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+	last := len(text) - 1
+	return text[:last] + string(alphabet[strings.IndexByte(alphabet, text[last])^1])
+}
+
+func breakLine(text string) string { return text[:len(text)-10] + "\r\n" + text[len(text)-10:] }
 
 func accountToken(t *testing.T, k nkeys.KeyPair) string {
 	t.Helper()
