@@ -237,7 +237,7 @@ func (c *chaos) verify(loads []*actor) audit.History {
 // and then asks an independent check whether anything that must hold does not.
 func TestChaos(t *testing.T) {
 	t.Parallel()
-	p := planned(t, plan{duration: 12 * time.Second, agents: 20, nodes: 1, seed: uint64(time.Now().UnixNano())})
+	p := planned(t, plan{duration: 8 * time.Second, agents: 20, nodes: 1, seed: uint64(time.Now().UnixNano())})
 	t.Logf("CHAOS_SEED=%d CHAOS_DURATION=%s CHAOS_AGENTS=%d CHAOS_NODES=%d", p.seed, p.duration, p.agents, p.nodes)
 	c := newChaos(t, p)
 	c.verify(c.run(schedule(p.seed, p.duration, len(c.victims), c.gateways, p.nodes)))
