@@ -34,7 +34,7 @@ VULN_WAIT ?= 60
 # 1: an unreachable database is a failure too.
 VULN_REQUIRED ?=
 
-.PHONY: help build up test e2e bench fuzz lint fmt tidy tidy-check vuln standalone check tools clean
+.PHONY: help build up test e2e storm bench fuzz lint fmt tidy tidy-check vuln standalone check tools clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ test: ## all tests of all modules, race detector on (TEST_FLAGS, TEST_TIMEOUT)
 
 e2e: ## only the black-box tests over the real binaries
 	CGO_ENABLED=1 go test -race -count=1 -timeout $(TEST_TIMEOUT) $(TEST_FLAGS) ./services/e2e/...
+
+storm: ## 200 subscribers, 50,000 events, sockets cut and a gateway killed; minutes
+	ROLLCALL_STORM=full go test -count=1 -timeout 30m -v -run '^TestStorm$$' $(TEST_FLAGS) ./services/e2e/...
 
 bench: build ## the benchmarks (BENCH_FLAGS)
 	@exec bin/bench $(BENCH_FLAGS)
