@@ -137,7 +137,7 @@ func stall(ctx context.Context, s *stack) (*slowReader, error) {
 		return nil, fmt.Errorf("read the address of a gateway: %w", err)
 	}
 	r := &slowReader{}
-	if r.network, err = throttle.Listen(address.Host); err != nil {
+	if r.network, err = throttle.Listen(ctx, address.Host); err != nil {
 		return nil, err
 	}
 	address.Host = r.network.Addr()

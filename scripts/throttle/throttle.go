@@ -4,6 +4,7 @@
 package throttle
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net"
@@ -29,7 +30,8 @@ type Proxy struct {
 	// time at all.
 	interval atomic.Int64
 	// done is closed with the proxy.
-	done    chan struct{}
+	done    <-chan struct{}
+	cancel  context.CancelFunc
 	running sync.WaitGroup
 
 	mu sync.Mutex
@@ -37,14 +39,17 @@ type Proxy struct {
 	peers, gateways []*net.TCPConn
 }
 
-// Listen begins to carry what comes to a port of its own to target, a host:port.
-func Listen(target string) (*Proxy, error) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+// Listen begins to carry what comes to a port of its own to target, a host:port,
+// until Close. Ctx bounds the call alone.
+func Listen(ctx context.Context, target string) (*Proxy, error) {
+	var config net.ListenConfig
+	listener, err := config.Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, fmt.Errorf("listen for peers: %w", err)
 	}
-	p := &Proxy{target: target, listener: listener, done: make(chan struct{})}
-	p.running.Go(p.accept)
+	life, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	p := &Proxy{target: target, listener: listener, cancel: cancel, done: life.Done()}
+	p.running.Go(func() { p.accept(life) })
 	return p, nil
 }
 
@@ -67,7 +72,7 @@ func (p *Proxy) Drip(interval time.Duration) {
 func (p *Proxy) Close() {
 	_ = p.listener.Close()
 	p.mu.Lock()
-	close(p.done)
+	p.cancel()
 	for _, conn := range slices.Concat(p.peers, p.gateways) {
 		_ = conn.Close()
 	}
@@ -75,20 +80,21 @@ func (p *Proxy) Close() {
 	p.running.Wait()
 }
 
-func (p *Proxy) accept() {
+func (p *Proxy) accept(life context.Context) {
 	for {
 		peer, err := p.listener.Accept()
 		if err != nil {
 			return
 		}
-		p.running.Go(func() { p.carry(peer) })
+		p.running.Go(func() { p.carry(life, peer) })
 	}
 }
 
 // carry takes bytes both ways until one side ends.
-func (p *Proxy) carry(peer net.Conn) {
+func (p *Proxy) carry(life context.Context, peer net.Conn) {
 	defer func() { _ = peer.Close() }()
-	gateway, err := net.DialTimeout("tcp", p.target, dialTimeout)
+	dialer := net.Dialer{Timeout: dialTimeout}
+	gateway, err := dialer.DialContext(life, "tcp", p.target)
 	if err != nil {
 		return // the peer sees its connection end
 	}

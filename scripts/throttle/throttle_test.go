@@ -31,7 +31,7 @@ func TestDrip(t *testing.T) {
 		_ = conn.Close()
 		sent <- n
 	}()
-	p, err := throttle.Listen(listener.Addr().String())
+	p, err := throttle.Listen(t.Context(), listener.Addr().String())
 	require.NoError(t, err)
 	peer, err := net.Dial("tcp", p.Addr())
 	require.NoError(t, err)

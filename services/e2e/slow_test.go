@@ -51,7 +51,7 @@ func TestSlowSubscriber(t *testing.T) {
 
 	address, err := url.Parse(g.WSURL)
 	require.NoError(t, err)
-	network, err := throttle.Listen(address.Host)
+	network, err := throttle.Listen(t.Context(), address.Host)
 	require.NoError(t, err)
 	t.Cleanup(network.Close)
 	address.Host = network.Addr()

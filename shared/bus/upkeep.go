@@ -28,10 +28,21 @@ func (a *asset) made(stream jetstream.Stream) {
 	a.created.Store(stream.CachedInfo().Created.UnixNano())
 }
 
-// keep ensures an asset and remembers it for upkeep.
+// keep ensures an asset and remembers it for upkeep. Like [Connect] it waits for a
+// server that does not answer until ctx ends: a process that starts while a cluster
+// has no leader is to start all the same.
 func (c *Conn) keep(ctx context.Context, a *asset) error {
-	if err := c.ensure(ctx, a); err != nil {
-		return err
+	for said := false; ; said = true {
+		err := c.ensure(ctx, a)
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, ErrUnavailable) || !pause(ctx, nil, jitter(reconnectWait)) {
+			return err
+		}
+		if !said {
+			c.log.Warn().Err(err).Str("stream", a.want.Name).Msg("waiting for JetStream")
+		}
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
