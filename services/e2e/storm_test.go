@@ -45,7 +45,7 @@ func stormSize(t *testing.T) storm {
 	t.Helper()
 	switch size := os.Getenv("ROLLCALL_STORM"); size {
 	case "":
-		return storm{subscribers: 20, events: 2_000, spoken: 200, cutEvery: 50 * time.Millisecond, cuts: 20, within: 2 * patience}
+		return storm{subscribers: 20, events: 2_000, spoken: 80, cutEvery: 50 * time.Millisecond, cuts: 20, within: 2 * patience}
 	case "full":
 		return storm{subscribers: 200, events: 50_000, spoken: 2_000, cutEvery: 250 * time.Millisecond, cuts: 200, within: 20 * time.Minute}
 	default:
