@@ -35,11 +35,7 @@ VULN_WAIT ?= 60
 # 1: an unreachable database is a failure too.
 VULN_REQUIRED ?=
 
-<<<<<<< HEAD
-.PHONY: help build up test e2e attack storm bench fuzz lint fmt tidy tidy-check vuln standalone check tools clean
-=======
-.PHONY: help build up test e2e attack bench fuzz lint fmt tidy tidy-check vuln standalone ui ui-check ui-test ui-bench check tools clean
->>>>>>> main
+.PHONY: help build up test e2e attack storm bench fuzz lint fmt tidy tidy-check vuln standalone ui ui-check ui-test ui-bench check tools clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
