@@ -82,9 +82,16 @@ func (p *player) flip(ctx context.Context, n int) error {
 	return err
 }
 
-// fill makes the fleet: agents that are online, each on a device of its own.
+// fill makes the fleet, and says that presence is there: agents that are online, each on a device of its own.
 func (p *player) fill(ctx context.Context) error {
 	p.rows, p.revisions = make([]subjects.AgentRow, benchAgents), make([]uint64, benchAgents)
+	here, err := json.Marshal(subjects.ProcessRow{ProcessID: subjects.NewID(), Mode: subjects.ModePerAgent, StartedAt: time.Now().UTC()})
+	if err != nil {
+		return err
+	}
+	if _, err := p.kv.Save(ctx, subjects.PresenceProcessKey(subjects.NewID()), here, 0, time.Hour); err != nil {
+		return err
+	}
 	work, ctx := errgroup.WithContext(ctx)
 	work.SetLimit(playing)
 	for n := range benchAgents {
