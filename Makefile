@@ -11,6 +11,7 @@ BINARIES := \
 	./services/lease/cmd/lease \
 	./scripts/cmd/up \
 	./scripts/cmd/token \
+	./scripts/cmd/rollcall \
 	./scripts/cmd/bench
 
 # The modules of go.work, as directories. Expanded in the recipes: only they pay for asking.
@@ -34,12 +35,12 @@ VULN_WAIT ?= 60
 # 1: an unreachable database is a failure too.
 VULN_REQUIRED ?=
 
-.PHONY: help build up test e2e bench fuzz lint fmt tidy tidy-check vuln standalone check tools clean
+.PHONY: help build up test e2e attack bench fuzz lint fmt tidy tidy-check vuln standalone check tools clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-build: ## bin/{gateway,presence,lease,up,token,bench}
+build: ## bin/{gateway,presence,lease,up,token,rollcall,bench}
 	@mkdir -p bin
 	go build -trimpath -o bin/ $(BINARIES)
 
@@ -52,6 +53,10 @@ test: ## all tests of all modules, race detector on (TEST_FLAGS, TEST_TIMEOUT)
 
 e2e: ## only the black-box tests over the real binaries
 	CGO_ENABLED=1 go test -race -count=1 -timeout $(TEST_TIMEOUT) $(TEST_FLAGS) ./services/e2e/...
+
+# Without the race detector, which keeps what memory it ever used: this is where memory has to come back.
+attack: ## the attack suite in full: 10,000 random frames, 5,000 half-open handshakes (ATTACK_SEED)
+	ATTACK=full go test -count=1 -timeout 20m -v -run '^TestAttack' ./services/e2e/...
 
 bench: build ## the benchmarks (BENCH_FLAGS)
 	@exec bin/bench $(BENCH_FLAGS)

@@ -9,6 +9,7 @@
 //	nats/           JetStream's files; of a cluster, a folder for each server
 //	nats-cluster.secret  what the servers of a cluster let each other in by
 //	nats.url        where NATS is, for bin/token
+//	gateway.urls    where the gateways are, one a line, for bin/rollcall
 //	nats-cli/       contexts of the nats command: one per tenant, and _admin
 //	logs/           one file per process, appended to
 //	tokens/         <tenant>.operator: an access token for the tenant's operator

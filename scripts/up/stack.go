@@ -26,6 +26,8 @@ const (
 	readyTimeout = 30 * time.Second
 	// operatorTTL outlasts any session at a desk; each start issues new tokens.
 	operatorTTL = 30 * 24 * time.Hour
+	// gatewaysFile is where bin/rollcall looks for gateways.
+	gatewaysFile = "gateway.urls"
 )
 
 // stack is everything that runs.
@@ -104,6 +106,9 @@ func (s *stack) run(ctx context.Context, stdout io.Writer) error {
 	defer s.agents.Wait()
 	defer cancel()
 	if err := s.populate(fleet); err != nil {
+		return err
+	}
+	if err := s.writeGateways(); err != nil {
 		return err
 	}
 	if err := s.announce(stdout); err != nil {
@@ -246,6 +251,15 @@ func (s *stack) awaitAll(ctx context.Context, groups ...[]*process) error {
 // portTries is how often a process gets another port because the one that was
 // found free for it was taken before it listened.
 const portTries = 3
+
+// writeGateways says where the gateways are. A port may have changed until now.
+func (s *stack) writeGateways() error {
+	var urls strings.Builder
+	for _, p := range s.gateways {
+		urls.WriteString(p.url + "\n")
+	}
+	return file.Replace(filepath.Join(s.config.Dir, gatewaysFile), []byte(urls.String()))
+}
 
 // awaitOne waits until a process is ready. With automatic ports one that found
 // its port taken is started again on another.

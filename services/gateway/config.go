@@ -28,6 +28,8 @@ type Config struct {
 	// AllowedOrigins are those of pages besides the gateway's own that browsers may
 	// send the cookie from.
 	AllowedOrigins []string
+	// TrustedProxies are networks of hosts that are believed for whom they ask.
+	TrustedProxies []string
 
 	Heartbeat        time.Duration
 	TTL              time.Duration
@@ -58,11 +60,13 @@ func ParseConfig(args, env []string) (Config, map[string]string, error) {
 	s.String(&c.AccountKey, "account-key", "", "public key (A…) of the account whose signing keys issue tokens; required with operator-key")
 	s.Strings(&c.TrustedIssuers, "trusted-issuer", nil, "account signing key (A…) whose tokens are accepted; required without operator-key")
 	s.Strings(&c.AllowedOrigins, "allowed-origin", nil, "origin such as https://ui.example.com, besides the gateway's own, whose pages may use the cookie; once there is one, pages of others open no socket")
+	s.Strings(&c.TrustedProxies, "trusted-proxy", nil, "address or network (10.0.0.0/8) of proxies whose Forwarded, X-Forwarded-For, X-Real-IP and X-Forwarded-Proto are believed")
 	s.Check("key-file", func() error { return required(c.KeyFile) })
 	s.Check("operator-key", func() error { return checkOperators(c.OperatorKeys) })
 	s.Check("account-key", func() error { return c.checkAccount() })
 	s.Check("trusted-issuer", func() error { return c.checkIssuers() })
 	s.Check("allowed-origin", func() error { _, err := readOrigins(c.AllowedOrigins); return err })
+	s.Check("trusted-proxy", func() error { _, err := readProxies(c.TrustedProxies); return err })
 	c.durations(s)
 	c.limits(s)
 	if err := s.Parse(args, env); err != nil {

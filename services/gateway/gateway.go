@@ -49,6 +49,7 @@ type Gateway struct {
 	trust     *token.Trust
 	trusted   synced
 	origins   origins
+	proxies   proxies
 	listener  net.Listener
 	sampler   zerolog.Sampler // of refusals over HTTP
 	health    *daemon.Health
@@ -84,6 +85,10 @@ func New(ctx context.Context, cfg Config, log zerolog.Logger) (*Gateway, error) 
 	if err != nil {
 		return nil, fmt.Errorf("allowed origins: %w", err)
 	}
+	trusted, err := readProxies(cfg.TrustedProxies)
+	if err != nil {
+		return nil, fmt.Errorf("trusted proxies: %w", err)
+	}
 	var listening net.ListenConfig
 	listener, err := listening.Listen(ctx, "tcp", cfg.Listen)
 	if err != nil {
@@ -94,7 +99,7 @@ func New(ctx context.Context, cfg Config, log zerolog.Logger) (*Gateway, error) 
 		trust: newTrust(cfg), trusted: synced{c: make(chan struct{})}, listener: listener, health: daemon.NewHealth(),
 		admission: newAdmission(cfg.MaxConnections), upgrades: newUpgrades(cfg.UpgradeRate), roster: newRoster(),
 		readmissions: make(chan []*socket, 1), sampler: newSampler(), streams: newStreams(cfg.MaxConnections),
-		dialects: dialects(), origins: from,
+		dialects: dialects(), origins: from, proxies: trusted,
 	}
 	g.log = log.With().Str("gateway_id", id).Str("incarnation", g.incarnation).Logger()
 	g.metrics = newMetrics(func() float64 { return float64(g.admission.count()) })

@@ -39,6 +39,7 @@ func (g *Gateway) routes(life context.Context) http.Handler {
 	mux.HandleFunc("GET /events", g.getEvents)
 	g.doors(mux)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		g.guardBrowsers(w, r)
 		if r.URL.Path == "/readyz" {
 			g.checkHealth()
 		}
@@ -66,7 +67,7 @@ func (g *Gateway) checkHealth() {
 // upgrade turns a request into a socket. What is wrong with the token is told
 // by a close code, so that browsers, which hide HTTP answers, can read it.
 func (g *Gateway) upgrade(life context.Context, w http.ResponseWriter, r *http.Request) {
-	addr := remoteAddr(r)
+	addr := g.caller(r).addr
 	if !g.upgrades.allow(addr, time.Now()) {
 		w.Header().Set("Retry-After", "1")
 		http.Error(w, "too many connections from this address", http.StatusTooManyRequests)
@@ -149,7 +150,7 @@ func offeredProtocols(r *http.Request) []string {
 	return out
 }
 
-// remoteAddr is the peer's address as the gateway sees it.
+// remoteAddr is the address at the other end of the connection.
 func remoteAddr(r *http.Request) netip.Addr {
 	host, _, err := net.SplitHostPort(r.RemoteAddr)
 	if err != nil {
@@ -204,7 +205,7 @@ func (g *Gateway) verify(w http.ResponseWriter, r *http.Request, text string) (t
 	}
 	bearer, err := g.trust.Verify(text, time.Now())
 	if err != nil {
-		g.log.Info().Str("refusal", err.Error()).Str("ip", remoteAddr(r).String()).Msg("request refused")
+		g.log.Info().Str("refusal", err.Error()).Str("ip", g.caller(r).addr.String()).Msg("request refused")
 		w.Header().Set("WWW-Authenticate", "Bearer")
 		g.writeError(w, &subjects.Problem{Code: subjects.CodeUnauthorized, Message: "a valid access token is required"})
 		return token.Token{}, false
@@ -316,7 +317,6 @@ func writeJSON(w http.ResponseWriter, status int, contentType string, body any) 
 	// be set there is no network.
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(answerTimeout))
 	w.Header().Set("Content-Type", contentType)
-	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(status)
 	_, _ = w.Write(data) // the peer may have gone
 }

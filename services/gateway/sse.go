@@ -174,7 +174,6 @@ func (s *streams) close() {
 func writeStream(ctx context.Context, w http.ResponseWriter, out *queue) {
 	control := http.NewResponseController(w)
 	w.Header().Set("Content-Type", "text/event-stream")
-	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("X-Accel-Buffering", "no")
 	w.WriteHeader(http.StatusOK)
 	var ended atomic.Bool
