@@ -11,6 +11,7 @@ BINARIES := \
 	./services/lease/cmd/lease \
 	./scripts/cmd/up \
 	./scripts/cmd/token \
+	./scripts/cmd/rollcall \
 	./scripts/cmd/bench
 
 # The modules of go.work, as directories. Expanded in the recipes: only they pay for asking.
@@ -27,6 +28,11 @@ TEST_FLAGS ?=
 TEST_TIMEOUT ?= 8m
 # Per Fuzz function.
 FUZZ_TIME ?= 10s
+# How long faults go on, under how many agents, over 1 or 3 NATS servers. A seed repeats the faults of a run.
+CHAOS_DURATION ?= 30m
+CHAOS_AGENTS ?= 500
+CHAOS_NODES ?= 1
+CHAOS_SEED ?=
 # A mirror or a copy of the vulnerability database: an https:// or file:// address.
 GOVULNDB ?=
 # How long the database may take to answer, in seconds.
@@ -34,12 +40,12 @@ VULN_WAIT ?= 60
 # 1: an unreachable database is a failure too.
 VULN_REQUIRED ?=
 
-.PHONY: help build up test e2e bench fuzz lint fmt tidy tidy-check vuln standalone check tools clean
+.PHONY: help build up test e2e attack bench fuzz lint fmt tidy tidy-check vuln standalone ui ui-check ui-test ui-bench check tools clean chaos storm
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-build: ## bin/{gateway,presence,lease,up,token,bench}
+build: ## bin/{gateway,presence,lease,up,token,rollcall,bench}
 	@mkdir -p bin
 	go build -trimpath -o bin/ $(BINARIES)
 
@@ -48,10 +54,22 @@ up: build ## build and start everything on this machine, with demo agents (UP_FL
 
 test: ## all tests of all modules, race detector on (TEST_FLAGS, TEST_TIMEOUT)
 	@cc=$$(go env CC); command -v "$${cc%% *}" >/dev/null || { echo "make test: the race detector needs a C compiler, and there is no $$cc" >&2; exit 1; }
+	@scripts/browser.sh
 	CGO_ENABLED=1 go test -race -count=1 -timeout $(TEST_TIMEOUT) $(TEST_FLAGS) work
 
 e2e: ## only the black-box tests over the real binaries
 	CGO_ENABLED=1 go test -race -count=1 -timeout $(TEST_TIMEOUT) $(TEST_FLAGS) ./services/e2e/...
+
+storm: ## 200 subscribers, 50,000 events, sockets cut and a gateway killed; minutes
+	ROLLCALL_STORM=full go test -count=1 -timeout 30m -v -run '^TestStorm$$' $(TEST_FLAGS) ./services/e2e/...
+
+# Without the race detector, which keeps what memory it ever used: this is where memory has to come back.
+attack: ## the attack suite in full: 10,000 random frames, 5,000 half-open handshakes (ATTACK_SEED)
+	ATTACK=full go test -count=1 -timeout 20m -v -run '^TestAttack' ./services/e2e/...
+
+chaos: ## the fault suite (CHAOS_DURATION, CHAOS_AGENTS, CHAOS_NODES, CHAOS_SEED)
+	CHAOS_DURATION=$(CHAOS_DURATION) CHAOS_AGENTS=$(CHAOS_AGENTS) CHAOS_NODES=$(CHAOS_NODES) CHAOS_SEED=$(CHAOS_SEED) \
+		go test -count=1 -timeout 0 -run '^TestChaos$$' -v ./services/e2e
 
 bench: build ## the benchmarks (BENCH_FLAGS)
 	@exec bin/bench $(BENCH_FLAGS)
@@ -103,8 +121,36 @@ vuln: ## govulncheck over all modules (GOVULNDB, VULN_REQUIRED)
 standalone: ## build and vet every module by itself, without go.work
 	@set -e; dirs="$(MODULES)"; for dir in $$dirs; do echo "standalone $${dir#$(CURDIR)/}"; (cd "$$dir" && GOWORK=off go build ./... && GOWORK=off go vet ./...); done
 
+UI := services/gateway/ui
+
+$(UI)/node_modules/.package-lock.json: $(UI)/package-lock.json
+	npm ci --prefix $(UI) --no-audit --no-fund
+	@touch $@
+
+ui: $(UI)/node_modules/.package-lock.json ## build the gateway's page from its source (npm)
+	node $(UI)/build.mjs $(UI)/dist
+
+# Who has no npm changes nothing of the page; CI has it.
+ui-check: ## the page: types, unit tests, and that the built page is that of its source
+	@if ! command -v npm >/dev/null; then \
+		echo "make ui-check: there is no npm, the page is NOT checked"; [ -z "$${CI:-}" ]; exit; \
+	fi; \
+	$(MAKE) --no-print-directory $(UI)/node_modules/.package-lock.json; \
+	cd $(UI); npm run --silent types; npm run --silent test; node build.mjs .build/dist; \
+	diff -r dist .build/dist || { echo "make ui-check: dist is not what src makes of it; run make ui" >&2; exit 1; }
+
+ui-test: ## the tests in a browser in full: 2,000 agents, every page at three sizes (screenshots in bench-out/ui)
+	@scripts/browser.sh
+	ROLLCALL_UI_FULL=1 go test -count=1 -timeout 15m -v $(TEST_FLAGS) -run 'TestScreens' ./services/e2e
+
+UI_BENCH_TIME ?= 1m
+
+ui-bench: ## the page with 10,000 agents: first paint, frames and memory (UI_BENCH_TIME)
+	@scripts/browser.sh
+	ROLLCALL_UI_BENCH=$(UI_BENCH_TIME) go test -count=1 -timeout 30m -v -run 'TestScreensBench' ./services/e2e
+
 check: ## everything CI runs, in its order
-	+@set -e; for step in test lint vuln standalone tidy-check; do \
+	+@set -e; for step in ui-check test lint vuln standalone tidy-check; do \
 		echo "==> make $$step"; start=$$SECONDS; \
 		$(MAKE) --no-print-directory "$$step"; \
 		echo "<== make $$step took $$((SECONDS - start)) s"; \

@@ -1,14 +1,18 @@
 // Package broker runs a NATS server inside the process, in operator mode: it
 // lets in whom an account of the operator vouches for, with the permissions of
-// package access, and takes newer versions of the accounts while it runs.
+// package access, and takes newer versions of the accounts while it runs. On its
+// own, or as one of a cluster.
 package broker
 
 import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
+	"net/url"
 	"os"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"github.com/nats-io/jwt/v2"
@@ -24,6 +28,8 @@ const (
 	patience = 200 * time.Millisecond
 	// syncEvery matters among several servers only.
 	syncEvery = time.Minute
+	// authTime is how long servers of a cluster may take to prove who they are.
+	authTime = 5 * time.Second
 )
 
 // Config says how a server runs.
@@ -36,7 +42,28 @@ type Config struct {
 	// Ring vouches for whoever may connect.
 	Ring *keys.Ring
 	Log  zerolog.Logger
+	// SyncAlways has every write on the disk before it is acknowledged.
+	SyncAlways bool
+	// Cluster is whom it belongs to; nil is a server on its own.
+	Cluster *Cluster
 }
+
+// Cluster says how a server finds the others of its cluster.
+type Cluster struct {
+	// Name is the server's own, which no other has.
+	Name string
+	// Port is where the others find it, Routes where it finds them.
+	Port   int
+	Routes []int
+	// Secret is what they let each other in by: who is let in as one of them is
+	// believed everything.
+	Secret string
+}
+
+const (
+	clusterName = "rollcall"
+	clusterUser = "node"
+)
 
 // Broker is a running server.
 type Broker struct {
@@ -53,14 +80,16 @@ func Start(c Config) (*Broker, error) {
 }
 
 func start(c Config) (*Broker, error) {
-	if err := adopt(c.Store, c.Ring.Account()); err != nil {
-		return nil, err
-	}
 	options := &server.Options{
 		ServerName: "rollcall", Host: c.Host, Port: c.Client,
 		HTTPHost: c.Host, HTTPPort: c.Monitor,
 		Websocket: server.WebsocketOpts{Host: c.Host, Port: c.WebSocket, NoTLS: true},
-		JetStream: true, StoreDir: c.Store, NoSigs: true,
+		JetStream: true, StoreDir: c.Store, SyncAlways: c.SyncAlways, NoSigs: true,
+	}
+	if c.Cluster != nil {
+		join(options, c)
+	} else if err := adopt(c.Store, c.Ring.Account()); err != nil {
+		return nil, err
 	}
 	if err := trust(options, c); err != nil {
 		return nil, err
@@ -84,6 +113,20 @@ func start(c Config) (*Broker, error) {
 		return nil, err
 	}
 	return b, nil
+}
+
+// join makes a server one of a cluster.
+func join(options *server.Options, c Config) {
+	options.ServerName = c.Cluster.Name
+	options.Cluster = server.ClusterOpts{
+		Name: clusterName, Host: c.Host, Port: c.Cluster.Port,
+		Username: clusterUser, Password: c.Cluster.Secret, AuthTimeout: authTime.Seconds(),
+	}
+	for _, port := range c.Cluster.Routes {
+		options.Routes = append(options.Routes, &url.URL{
+			Scheme: "nats-route", User: url.UserPassword(clusterUser, c.Cluster.Secret), Host: net.JoinHostPort(c.Host, strconv.Itoa(port)),
+		})
+	}
 }
 
 // trust makes the operator's accounts the only ones. The server keeps them in a

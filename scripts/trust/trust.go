@@ -39,6 +39,8 @@ type Target struct {
 	URL string
 	// System and Admin are creds files; empty where the server asks for none.
 	System, Admin string
+	// Replicas is what SETTINGS gets if it is not there yet; 0 is one.
+	Replicas int
 }
 
 // Push takes all accounts to the server, if it is one that lets in by them, and
@@ -123,8 +125,8 @@ func PushSettings(ctx context.Context, ring *keys.Ring, t Target) error {
 	settings := subjects.Buckets()
 	at := slices.IndexFunc(settings, func(b subjects.Bucket) bool { return b.Name == subjects.BucketSettings })
 	bucket := settings[at]
-	bucket.Fixed = true // how many replicas it has is the services' business
-	if err := conn.EnsureBucket(ctx, bus.Bucket(bucket), 1); err != nil {
+	bucket.Fixed = true // one that is there is the services' business
+	if err := conn.EnsureBucket(ctx, bus.Bucket(bucket), max(t.Replicas, 1)); err != nil {
 		return err
 	}
 	rows, err := conn.Bucket(ctx, subjects.BucketSettings)

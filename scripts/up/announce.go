@@ -19,6 +19,17 @@ type summary struct {
 	Lease          []processSummary         `json:"lease"`
 	Tenants        map[string]tenantSummary `json:"tenants"`
 	Dir            string                   `json:"dir"`
+	// NATSNodes is there when NATS servers are processes of their own; then
+	// NATSURL lists all of them, and the other two URLs are the first one's.
+	NATSNodes []nodeSummary `json:"nats_nodes,omitempty"`
+}
+
+type nodeSummary struct {
+	PID        int    `json:"pid"`
+	Name       string `json:"name"`
+	URL        string `json:"url"`
+	WSURL      string `json:"ws_url"`
+	MonitorURL string `json:"monitor_url"`
 }
 
 type processSummary struct {
@@ -57,6 +68,9 @@ func (s *stack) summary() (summary, error) {
 		NATSURL: s.natsURL(), Presence: summaries(s.presence), Lease: summaries(s.lease),
 		Gateways: []gatewaySummary{}, Tenants: map[string]tenantSummary{}, Dir: s.config.Dir,
 	}
+	if sum.NATSNodes = s.nodeSummaries(); len(sum.NATSNodes) > 0 {
+		sum.NATSWSURL, sum.NATSMonitorURL = sum.NATSNodes[0].WSURL, sum.NATSNodes[0].MonitorURL
+	}
 	if s.nats != nil {
 		sum.NATSWSURL = "ws://" + address(s.ports.websocket)
 		sum.NATSMonitorURL = "http://" + address(s.ports.monitor)
@@ -94,9 +108,14 @@ func (s *stack) screen(sum summary) string {
 	var b strings.Builder
 	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
 	line("rollcall is up. Ctrl-C stops it.\n")
-	line("  %-12s %s", "nats", sum.NATSURL)
+	if len(sum.NATSNodes) == 0 {
+		line("  %-12s %s", "nats", sum.NATSURL)
+	}
 	if s.nats != nil {
 		line("  %-12s %s   monitor %s", "", sum.NATSWSURL, sum.NATSMonitorURL)
+	}
+	for _, n := range sum.NATSNodes {
+		line("  %-12s %s   pid %d   monitor %s", n.Name, n.URL, n.PID, n.MonitorURL)
 	}
 	for _, group := range [][]*process{s.gateways, s.presence, s.lease} {
 		for _, p := range group {

@@ -26,6 +26,12 @@ type Config struct {
 	// 20 agents, or none with JSON.
 	Gateways, Presence, Lease, Agents int
 	Tenants                           []string
+	// NATSNodes is how many NATS servers run as processes of their own, 1 or 3;
+	// 0 is one within up itself.
+	NATSNodes int
+	// NATSSync is when what those store is on the disk: "always" before it is
+	// acknowledged, or "interval".
+	NATSSync string
 	// NATSURL is a server to use instead of an embedded one, and NATSCredsDir the
 	// folder with the credentials for it, empty when it asks for none.
 	NATSURL, NATSCredsDir string
@@ -39,6 +45,12 @@ const (
 	portsFixed = "fixed"
 	portsAuto  = "auto"
 
+	syncAlways   = "always"
+	syncInterval = "interval"
+
+	// clusterNodes is how many servers a cluster has: one may be lost.
+	clusterNodes = 3
+
 	// maxProcesses keeps fixed ports of one kind below those of the next, of which
 	// NATS's monitor on 8222 is one.
 	maxProcesses  = 40
@@ -47,6 +59,9 @@ const (
 
 // Main is the command.
 func Main(ctx context.Context, args, env []string, stdout, stderr io.Writer) error {
+	if len(args) > 0 && args[0] == nodeCommand {
+		return runNode(ctx, args[1:], env, stderr)
+	}
 	config, err := parse(args, env)
 	if err != nil {
 		return err
@@ -73,6 +88,8 @@ func parse(args, env []string) (Config, error) {
 	s.Int(&c.Lease, "lease", 1, "lease processes")
 	s.Int(&c.Agents, "agents", -1, "demo agents; -1 is 20, or none with --json")
 	s.Strings(&c.Tenants, "tenant", []string{"acme"}, "tenant to issue an operator token for")
+	s.Int(&c.NATSNodes, "nats-nodes", 0, "NATS servers as processes of their own, 1, or 3 as a cluster; 0 is one within up itself")
+	s.String(&c.NATSSync, "nats-sync", syncInterval, "when what NATS stores is on the disk: always (before it is acknowledged) or interval (within two minutes)")
 	s.String(&c.NATSURL, "nats-url", "", "NATS server to use instead of an embedded one")
 	s.String(&c.NATSCredsDir, "nats-creds-dir", "", "folder with <process>.creds for that server, such as gateway-0.creds, and admin.creds; empty when it asks for none")
 
@@ -88,6 +105,16 @@ func parse(args, env []string) (Config, error) {
 	}
 	s.Check("agents", func() error { return between(c.Agents, -1, 10_000) })
 	s.Check("tenant", func() error { return checkTenants(c.Tenants) })
+	s.Check("nats-nodes", func() error {
+		if !slices.Contains([]int{0, 1, clusterNodes}, c.NATSNodes) {
+			return fmt.Errorf("%d is not 0, 1 or %d", c.NATSNodes, clusterNodes)
+		}
+		if c.NATSNodes > 0 && c.NATSURL != "" {
+			return errors.New("does not go with --nats-url")
+		}
+		return nil
+	})
+	s.Check("nats-sync", func() error { return checkSync(c.NATSSync) })
 	s.Check("nats-url", func() error { return checkURL(c.NATSURL) })
 	s.Check("nats-creds-dir", func() error {
 		if c.NATSCredsDir != "" && c.NATSURL == "" {
@@ -105,6 +132,13 @@ func parse(args, env []string) (Config, error) {
 		}
 	}
 	return c, nil
+}
+
+func checkSync(text string) error {
+	if text != syncAlways && text != syncInterval {
+		return fmt.Errorf("%q is neither %s nor %s", text, syncAlways, syncInterval)
+	}
+	return nil
 }
 
 func notEmpty(text string) error {

@@ -13,7 +13,7 @@ func TestParseDefaults(t *testing.T) {
 	c, err := parse(nil, nil)
 	require.NoError(t, err)
 	require.Equal(t, Config{
-		Ports: "fixed", Dir: ".rollcall", Gateways: 1, Presence: 1, Lease: 1, Agents: 20, Tenants: []string{"acme"},
+		Ports: "fixed", Dir: ".rollcall", Gateways: 1, Presence: 1, Lease: 1, Agents: 20, Tenants: []string{"acme"}, NATSSync: "interval",
 	}, c)
 }
 
@@ -26,7 +26,7 @@ func TestParseAll(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, Config{
 		JSON: true, Ports: "auto", Dir: "/d", Gateways: 3, Presence: 2, Lease: 0, Agents: 7,
-		Tenants: []string{"acme", "globex"}, NATSURL: "nats://127.0.0.1:1",
+		Tenants: []string{"acme", "globex"}, NATSURL: "nats://127.0.0.1:1", NATSSync: "interval",
 	}, c)
 }
 
@@ -42,10 +42,11 @@ func TestParseNamesAllFaultsInOneLine(t *testing.T) {
 	_, err := parse([]string{
 		"--ports", "some", "--gateways", "101", "--tenant", "system", "--tenant", "A", "--tenant", "b", "--tenant", "b",
 		"--nats-url", "nats://me:secret@host", "--what", "--agents", "-2",
+		"--nats-nodes", "2", "--nats-sync", "never",
 	}, nil)
 	var faults *daemon.SettingsError
 	require.ErrorAs(t, err, &faults)
-	for _, want := range []string{"--ports", "--gateways", `"system"`, `"A"`, `"b" comes twice`, "--nats-url", "--what", "--agents"} {
+	for _, want := range []string{"--ports", "--gateways", `"system"`, `"A"`, `"b" comes twice`, "--nats-url", "--what", "--agents", "--nats-nodes", "--nats-sync"} {
 		require.ErrorContains(t, err, want)
 	}
 	require.NotContains(t, err.Error(), "\n")

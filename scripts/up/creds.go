@@ -104,6 +104,9 @@ func (s *stack) credsFile(name string) string {
 // natsArgs tell a process where NATS is and who it is there.
 func (s *stack) natsArgs(name string) []string {
 	args := []string{"--nats-url", s.natsURL()}
+	if replicas := s.replicas(); replicas > 1 {
+		args = append(args, "--replicas", strconv.Itoa(replicas))
+	}
 	if creds := s.credsFile(name); creds != "" {
 		args = append(args, "--nats-creds", creds)
 	}
@@ -122,14 +125,14 @@ func (s *stack) startBroker() (*broker.Broker, error) {
 	}
 	return broker.Start(broker.Config{
 		Host: loopback, Client: s.ports.nats, WebSocket: s.ports.websocket, Monitor: s.ports.monitor,
-		Store: filepath.Join(s.config.Dir, "nats"), Ring: s.ring, Log: log,
+		Store: storeOf(s.config.Dir, ""), Ring: s.ring, Log: log, SyncAlways: s.config.NATSSync == syncAlways,
 	})
 }
 
 // tell puts the account where gateways read whose tokens count; they are not
 // ready before. It tries until ctx ends, like them.
 func (s *stack) tell(ctx context.Context) {
-	err := trust.PushSettings(ctx, s.ring, trust.Target{URL: s.natsURL(), Admin: s.credsFile(adminName)})
+	err := trust.PushSettings(ctx, s.ring, trust.Target{URL: s.natsURL(), Admin: s.credsFile(adminName), Replicas: s.replicas()})
 	if err != nil && !errors.Is(ctx.Err(), context.Canceled) {
 		s.crew.say("up: the gateways could not be told whose tokens count: %v", err)
 	}

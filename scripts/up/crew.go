@@ -57,6 +57,18 @@ func (w *crew) parent() {
 
 // start runs a binary of the stack that listens on port.
 func (w *crew) start(name, binary string, port int, args ...string) (*process, error) {
+	p, err := w.run(name, binary, append([]string{"--listen", address(port)}, args...))
+	if err != nil {
+		return nil, err
+	}
+	p.url = "http://" + address(port)
+	p.probe = p.url + "/readyz"
+	p.again = func(port int) (*process, error) { return w.start(name, binary, port, args...) }
+	return p, nil
+}
+
+// run runs a binary of the stack.
+func (w *crew) run(name, binary string, args []string) (*process, error) {
 	log, err := openLog(w.dir, name)
 	if err != nil {
 		return nil, err
@@ -66,13 +78,9 @@ func (w *crew) start(name, binary string, port int, args ...string) (*process, e
 	if err != nil {
 		return nil, fmt.Errorf("open log: %w", err)
 	}
-	cmd := exec.CommandContext(w.life, filepath.Join(w.bin, binary), append([]string{"--listen", address(port)}, args...)...)
+	cmd := exec.CommandContext(w.life, filepath.Join(w.bin, binary), args...)
 	cmd.Env, cmd.Stdout, cmd.Stderr, cmd.SysProcAttr = w.env, log, log, childAttr()
-	p := &process{
-		name: name, url: "http://" + address(port), cmd: cmd,
-		log: log.Name(), offset: info.Size(), exited: make(chan struct{}),
-	}
-	p.again = func(port int) (*process, error) { return w.start(name, binary, port, args...) }
+	p := &process{name: name, cmd: cmd, log: log.Name(), offset: info.Size(), exited: make(chan struct{})}
 	started := make(chan error, 1)
 	w.starts <- func() { started <- cmd.Start() }
 	if err := <-started; err != nil {

@@ -1,13 +1,15 @@
-// Package up runs the whole stack on one machine: an embedded NATS server, and
-// gateway, presence and lease as processes of their own, found beside the up
-// binary. It is the command bin/up.
+// Package up runs the whole stack on one machine: a NATS server inside, or one or
+// three as processes of their own, and gateway, presence and lease as processes
+// of their own, found beside the up binary. It is the command bin/up.
 //
 // Everything lives below one directory, which one instance at a time may use:
 //
 //	lock            held by the running instance; holds its pid
 //	account.nk …    keys, see package keys
-//	nats/           JetStream's files
+//	nats/           JetStream's files; of a cluster, a folder for each server
+//	nats-cluster.secret  what the servers of a cluster let each other in by
 //	nats.url        where NATS is, for bin/token
+//	gateway.urls    where the gateways are, one a line, for bin/rollcall
 //	nats-cli/       contexts of the nats command: one per tenant, and _admin
 //	logs/           one file per process, appended to
 //	tokens/         <tenant>.operator: an access token for the tenant's operator

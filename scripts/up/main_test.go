@@ -46,6 +46,9 @@ func TestMain(m *testing.M) {
 // upHere is Main with the binaries beside the name it was called by: the
 // system resolves the links that the stand-ins are.
 func upHere(ctx context.Context, args, env []string, stderr io.Writer) error {
+	if len(args) > 0 && args[0] == nodeCommand {
+		return runNode(ctx, args[1:], env, stderr)
+	}
 	c, err := parse(args, env)
 	if err != nil {
 		return err

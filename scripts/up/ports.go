@@ -23,6 +23,7 @@ const (
 // ports are where everything listens.
 type ports struct {
 	nats, websocket, monitor  int
+	nodes                     []nodePorts
 	gateways, presence, lease []int
 }
 
@@ -31,7 +32,12 @@ type ports struct {
 func assign(ctx context.Context, c Config) (ports, error) {
 	a := assigner{ctx: ctx, auto: c.Ports == portsAuto, chosen: map[int]bool{}}
 	var p ports
-	if c.NATSURL == "" {
+	switch {
+	case c.NATSNodes > 0:
+		for n := range c.NATSNodes {
+			p.nodes = append(p.nodes, a.node(n))
+		}
+	case c.NATSURL == "":
 		p.nats = a.one("NATS", 4222)
 		p.websocket = a.one("NATS websocket", 4223)
 		p.monitor = a.one("NATS monitor", 8222)
@@ -43,6 +49,21 @@ func assign(ctx context.Context, c Config) (ports, error) {
 		a.faults = append(a.faults, errors.New("stop what listens there, or use --ports auto"))
 	}
 	return p, errors.Join(a.faults...)
+}
+
+// nodePorts are where one NATS server listens that is a process of its own.
+type nodePorts struct{ client, websocket, monitor, cluster int }
+
+// node assigns the ports of the n-th one. Those of the first are the ones that a
+// server within up has; the others follow where nothing else is.
+func (a *assigner) node(n int) nodePorts {
+	name := processName("NATS", n)
+	return nodePorts{
+		client:    a.one(name, 4222+10*n),
+		websocket: a.one(name+" websocket", 4223+10*n),
+		monitor:   a.one(name+" monitor", 8222+20*n),
+		cluster:   a.one(name+" cluster", 6222+n),
+	}
 }
 
 type assigner struct {

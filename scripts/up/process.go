@@ -14,12 +14,13 @@ import (
 	"time"
 )
 
-// process is one child. What is below exited is fixed before start returns.
+// process is one child.
 type process struct {
 	name string
-	url  string
-	cmd  *exec.Cmd
-	// again starts it once more on another port.
+	// url is where it is reached, and probe what answers 200 when it is ready.
+	url, probe string
+	cmd        *exec.Cmd
+	// again starts it once more on another port; nil where that cannot be.
 	again func(port int) (*process, error)
 	// log is the file it writes to, from offset on.
 	log    string
@@ -50,7 +51,7 @@ func (p *process) alive() bool {
 // readyEvery is how often a process that starts is asked.
 const readyEvery = 25 * time.Millisecond
 
-// ready waits until the process answers 200 on /readyz.
+// ready waits until the process answers 200.
 func (p *process) ready(ctx context.Context) error {
 	tick := time.NewTicker(readyEvery)
 	defer tick.Stop()
@@ -73,7 +74,7 @@ func (p *process) ready(ctx context.Context) error {
 func (p *process) ask(ctx context.Context) string {
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, p.url+"/readyz", http.NoBody)
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, p.probe, http.NoBody)
 	if err != nil {
 		return err.Error()
 	}

@@ -67,7 +67,7 @@ func TestRealStack(t *testing.T) {
 	again := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	require.NoError(t, again.Start())
 	defer func() { stopAgain(); _ = again.Wait() }()
-	p := &process{name: "again", url: lost.URL, cmd: again, exited: make(chan struct{})}
+	p := &process{name: "again", probe: lost.URL + "/readyz", cmd: again, exited: make(chan struct{})}
 	ready, cancel := context.WithTimeout(t.Context(), soon)
 	defer cancel()
 	require.NoError(t, p.ready(ready))

@@ -106,6 +106,9 @@ func (i *instance) pids() []int {
 	for _, p := range slices.Concat(i.sum.Presence, i.sum.Lease) {
 		out = append(out, p.PID)
 	}
+	for _, n := range i.sum.NATSNodes {
+		out = append(out, n.PID)
+	}
 	return out
 }
 

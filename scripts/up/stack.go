@@ -26,6 +26,8 @@ const (
 	readyTimeout = 30 * time.Second
 	// operatorTTL outlasts any session at a desk; each start issues new tokens.
 	operatorTTL = 30 * 24 * time.Hour
+	// gatewaysFile is where bin/rollcall looks for gateways.
+	gatewaysFile = "gateway.urls"
 )
 
 // stack is everything that runs.
@@ -33,7 +35,8 @@ type stack struct {
 	config  Config
 	ring    *keys.Ring
 	ports   ports
-	nats    *broker.Broker // nil when somebody else runs NATS
+	nats    *broker.Broker // nil when NATS is elsewhere, or in nodes
+	nodes   []*process
 	natsLog *os.File
 	crew    *crew
 	demo    *issued
@@ -89,7 +92,7 @@ func (s *stack) run(ctx context.Context, stdout io.Writer) error {
 	if err := s.prepare(ctx); err != nil {
 		return err
 	}
-	if err := s.start(); err != nil {
+	if err := s.start(ctx); err != nil {
 		return err
 	}
 	telling, stopTelling := context.WithTimeout(ctx, readyTimeout)
@@ -103,6 +106,9 @@ func (s *stack) run(ctx context.Context, stdout io.Writer) error {
 	defer s.agents.Wait()
 	defer cancel()
 	if err := s.populate(fleet); err != nil {
+		return err
+	}
+	if err := s.writeGateways(); err != nil {
 		return err
 	}
 	if err := s.announce(stdout); err != nil {
@@ -136,6 +142,9 @@ func (s *stack) prepare(ctx context.Context) error {
 	if err := s.prepareCreds(); err != nil {
 		return err
 	}
+	if err := errors.Join(s.checkStore(), s.keepSecret()); err != nil {
+		return err
+	}
 	s.ports, err = assign(ctx, s.config)
 	if err != nil {
 		return err
@@ -151,9 +160,14 @@ func (s *stack) tokenFile(tenant string) string {
 }
 
 // start starts NATS and every process, in the order in which they stop in
-// reverse. None waits for another: they wait for NATS themselves.
-func (s *stack) start() error {
-	if s.config.NATSURL == "" {
+// reverse. The services wait for no other.
+func (s *stack) start(ctx context.Context) error {
+	switch {
+	case s.config.NATSNodes > 0:
+		if err := s.startNodes(ctx); err != nil {
+			return err
+		}
+	case s.config.NATSURL == "":
 		var err error
 		if s.nats, err = s.startBroker(); err != nil {
 			return err
@@ -197,15 +211,29 @@ func (s *stack) natsURL() string {
 	if s.config.NATSURL != "" {
 		return s.config.NATSURL
 	}
-	return "nats://" + address(s.ports.nats)
+	if len(s.ports.nodes) == 0 {
+		return "nats://" + address(s.ports.nats)
+	}
+	var urls []string
+	for _, n := range s.ports.nodes {
+		urls = append(urls, "nats://"+address(n.client))
+	}
+	return strings.Join(urls, ",")
 }
+
+// replicas is how many copies there are of everything.
+func (s *stack) replicas() int { return max(s.config.NATSNodes, 1) }
 
 // await waits until every process is ready. When one is not, its last words
 // are shown.
 func (s *stack) await(ctx context.Context) error {
+	return s.awaitAll(ctx, s.lease, s.presence, s.gateways)
+}
+
+func (s *stack) awaitAll(ctx context.Context, groups ...[]*process) error {
 	bounded, cancel := context.WithTimeout(ctx, readyTimeout)
 	defer cancel()
-	for _, group := range [][]*process{s.lease, s.presence, s.gateways} {
+	for _, group := range groups {
 		for i := range group {
 			err := s.awaitOne(bounded, &group[i])
 			p := group[i]
@@ -224,13 +252,22 @@ func (s *stack) await(ctx context.Context) error {
 // found free for it was taken before it listened.
 const portTries = 3
 
+// writeGateways says where the gateways are. A port may have changed until now.
+func (s *stack) writeGateways() error {
+	var urls strings.Builder
+	for _, p := range s.gateways {
+		urls.WriteString(p.url + "\n")
+	}
+	return file.Replace(filepath.Join(s.config.Dir, gatewaysFile), []byte(urls.String()))
+}
+
 // awaitOne waits until a process is ready. With automatic ports one that found
 // its port taken is started again on another.
 func (s *stack) awaitOne(ctx context.Context, p **process) error {
 	for try := 1; ; try++ {
 		err := (*p).ready(ctx)
 		taken := err != nil && !(*p).alive() && strings.Contains((*p).lastLines(), "address already in use")
-		if !taken || s.config.Ports != portsAuto || try == portTries {
+		if !taken || (*p).again == nil || s.config.Ports != portsAuto || try == portTries {
 			return err
 		}
 		next, err := assign(ctx, Config{Ports: portsAuto, NATSURL: "none", Lease: 1})
@@ -278,7 +315,7 @@ func (s *stack) agentToken(tenant, agent string) (string, error) {
 
 // stop ends what runs, dependents first. Demo agents are gone by then.
 func (s *stack) stop() {
-	for _, group := range [][]*process{s.gateways, s.presence, s.lease} {
+	for _, group := range [][]*process{s.gateways, s.presence, s.lease, s.nodes} {
 		s.crew.stop(group)
 	}
 	if s.nats != nil {

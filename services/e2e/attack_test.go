@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	"encoding/base64"
+	"encoding/json"
 	"fmt"
 	"io"
 	"maps"
@@ -12,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/coder/websocket"
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 
 	"rollcall/subjects"
@@ -58,6 +60,32 @@ func (s *stack) holdings(t *testing.T) map[string]string {
 	require.NoError(t, list.Err())
 	held["streams"] = strings.Join(all, " ")
 	return held
+}
+
+// durables names the consumers that outlive their makers.
+func (s *stack) durables(t *testing.T) []string {
+	t.Helper()
+	var names []string
+	for _, name := range []string{subjects.StreamEvents, subjects.StreamCommands} {
+		stream, err := s.conn().JS().Stream(t.Context(), name)
+		require.NoError(t, err)
+		list := stream.ListConsumers(t.Context())
+		for info := range list.Info() {
+			if info.Config.Durable != "" {
+				names = append(names, fmt.Sprintf("%s/%s %s %v", name, info.Name, info.Config.DeliverSubject, filters(info.Config)))
+			}
+		}
+		require.NoError(t, list.Err())
+	}
+	slices.Sort(names)
+	return names
+}
+
+func filters(c jetstream.ConsumerConfig) []string {
+	if c.FilterSubject != "" {
+		return []string{c.FilterSubject}
+	}
+	return c.FilterSubjects
 }
 
 // intact sees that the processes that up started are the same ones still, and
@@ -115,7 +143,17 @@ func call(t *testing.T, method, url string, header http.Header) (status int, bod
 	defer func() { _ = response.Body.Close() }()
 	data, err := io.ReadAll(response.Body)
 	require.NoError(t, err)
+	if response.StatusCode >= http.StatusBadRequest {
+		leaks.frame(data)
+	}
 	return response.StatusCode, string(data)
 }
 
 func bearer(text string) http.Header { return http.Header{"Authorization": {"Bearer " + text}} }
+
+func mustJSON(t *testing.T, v any) []byte {
+	t.Helper()
+	data, err := json.Marshal(v)
+	require.NoError(t, err)
+	return data
+}

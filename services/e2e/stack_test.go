@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -35,6 +36,16 @@ type facts struct {
 	Lease          []worker          `json:"lease"`
 	Tenants        map[string]tenant `json:"tenants"`
 	Dir            string            `json:"dir"`
+	NATSNodes      []natsNode        `json:"nats_nodes"`
+}
+
+// natsNode is a NATS server that is a process of its own.
+type natsNode struct {
+	PID        int    `json:"pid"`
+	Name       string `json:"name"`
+	URL        string `json:"url"`
+	WSURL      string `json:"ws_url"`
+	MonitorURL string `json:"monitor_url"`
 }
 
 type gateway struct {
@@ -106,6 +117,7 @@ func newStack(t *testing.T, o options) *stack {
 	t.Cleanup(func() {
 		s.stop()
 		s.checkLogs()
+		s.surrender()
 	})
 	s.learn()
 	return s
@@ -188,6 +200,9 @@ func (s *stack) pids() []int {
 	}
 	for _, w := range append(append([]worker{}, s.Presence...), s.Lease...) {
 		pids = append(pids, w.PID)
+	}
+	for _, n := range s.NATSNodes {
+		pids = append(pids, n.PID)
 	}
 	return pids
 }
@@ -297,6 +312,7 @@ func (s *stack) stop() {
 		return
 	}
 	s.stopped = true
+	s.collect()
 	s.disconnect()
 	for _, p := range s.own {
 		signal(s.t, p.pid, syscall.SIGTERM)
@@ -315,18 +331,22 @@ func (s *stack) stop() {
 	s.checkNothingLeft()
 }
 
-// stopAbruptly lets the services stop properly and kills up.
+// stopAbruptly lets the services stop properly and kills NATS.
 func (s *stack) stopAbruptly() {
 	s.t.Helper()
+	var services []identity
 	for _, id := range s.ids {
-		if id != s.up.identity && !id.gone() {
+		nats := slices.ContainsFunc(s.NATSNodes, func(n natsNode) bool { return n.PID == id.pid })
+		if !nats && id != s.up.identity && !id.gone() {
+			services = append(services, id)
 			signal(s.t, id.pid, syscall.SIGTERM)
 		}
 	}
-	for _, id := range s.ids {
-		if id != s.up.identity {
-			await(s.t, fmt.Sprintf("end of process %d", id.pid), id.gone)
-		}
+	for _, id := range services {
+		await(s.t, fmt.Sprintf("end of process %d", id.pid), id.gone)
+	}
+	for _, n := range s.NATSNodes {
+		signal(s.t, n.PID, syscall.SIGKILL)
 	}
 	signal(s.t, s.up.pid, syscall.SIGKILL)
 	s.up.exit(s.t)

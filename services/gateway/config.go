@@ -7,6 +7,7 @@ import (
 
 	"github.com/nats-io/nkeys"
 
+	"rollcall/services/gateway/internal/machine"
 	"rollcall/shared/daemon"
 )
 
@@ -28,6 +29,8 @@ type Config struct {
 	// AllowedOrigins are those of pages besides the gateway's own that browsers may
 	// send the cookie from.
 	AllowedOrigins []string
+	// TrustedProxies are networks of hosts that are believed for whom they ask.
+	TrustedProxies []string
 
 	Heartbeat        time.Duration
 	TTL              time.Duration
@@ -46,6 +49,11 @@ type Config struct {
 	BeaconRate     int
 	UpgradeRate    int
 
+	HandshakeFrames int
+	HandshakeBytes  int
+	MaxHandshakes   int
+	MaxHalfOpen     int
+
 	// shown are the effective settings without secrets, recent the warnings that were
 	// logged lately. Both are for reports.
 	shown  map[string]string
@@ -63,11 +71,13 @@ func ParseConfig(args, env []string) (Config, map[string]string, error) {
 	s.String(&c.AccountKey, "account-key", "", "public key (A…) of the account whose signing keys issue tokens; required with operator-key")
 	s.Strings(&c.TrustedIssuers, "trusted-issuer", nil, "account signing key (A…) whose tokens are accepted; required without operator-key")
 	s.Strings(&c.AllowedOrigins, "allowed-origin", nil, "origin such as https://ui.example.com, besides the gateway's own, whose pages may use the cookie; once there is one, pages of others open no socket")
+	s.Strings(&c.TrustedProxies, "trusted-proxy", nil, "address or network (10.0.0.0/8) of proxies whose Forwarded, X-Forwarded-For, X-Real-IP and X-Forwarded-Proto are believed")
 	s.Check("key-file", func() error { return required(c.KeyFile) })
 	s.Check("operator-key", func() error { return checkOperators(c.OperatorKeys) })
 	s.Check("account-key", func() error { return c.checkAccount() })
 	s.Check("trusted-issuer", func() error { return c.checkIssuers() })
 	s.Check("allowed-origin", func() error { _, err := readOrigins(c.AllowedOrigins); return err })
+	s.Check("trusted-proxy", func() error { _, err := readProxies(c.TrustedProxies); return err })
 	c.durations(s)
 	c.limits(s)
 	if err := s.Parse(args, env); err != nil {
@@ -123,6 +133,10 @@ func (c *Config) limits(s *daemon.Settings) {
 		{&c.RequestBurst, "gateway-request-burst", 400, "requests of one socket at once"},
 		{&c.BeaconRate, "gateway-beacon-rate", 2, "beacons per second of one socket"},
 		{&c.UpgradeRate, "gateway-upgrade-rate", 20, "new sockets per second of one address, loopback exempt"},
+		{&c.HandshakeFrames, "gateway-handshake-frames", machine.DefaultFrames, "frames of a peer before it is authenticated"},
+		{&c.HandshakeBytes, "gateway-handshake-bytes", machine.DefaultBytes, "bytes of those frames"},
+		{&c.MaxHandshakes, "gateway-max-handshakes", 2000, "sockets whose peer is not authenticated yet; who comes beyond is closed with 1013"},
+		{&c.MaxHalfOpen, "gateway-max-half-open", 4000, "connections that have not sent a whole request yet; beyond, the oldest is cut"},
 	} {
 		s.Int(n.p, n.name, n.def, n.usage)
 		s.Check(n.name, func() error {

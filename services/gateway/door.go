@@ -12,12 +12,8 @@ import (
 	"rollcall/subjects"
 )
 
-const (
-	// maxBody bounds what is read of a request's body.
-	maxBody = 16 << 10
-	// bodyTimeout bounds how long it may take to come.
-	bodyTimeout = 10 * time.Second
-)
+// maxBody bounds what is read of a request's body.
+const maxBody = 16 << 10
 
 // doors are the ways in besides a token that is shown with each request.
 func (g *Gateway) doors(mux *http.ServeMux) {
@@ -29,8 +25,8 @@ func (g *Gateway) doors(mux *http.ServeMux) {
 // counts, or among the offered subprotocols, the first of these that there is.
 func (g *Gateway) findToken(r *http.Request, offered []string, prefix string) string {
 	var cookie string
-	if g.origins.mayUseCookie(r, secure(r)) {
-		cookie = tokenInCookie(r, secure(r))
+	if secure := g.caller(r).secure; g.origins.mayUseCookie(r, secure) {
+		cookie = tokenInCookie(r, secure)
 	}
 	return token.Find(r.Header.Get("Authorization"), cookie, offered, prefix)
 }
@@ -38,15 +34,15 @@ func (g *Gateway) findToken(r *http.Request, offered []string, prefix string) st
 // refuseOrigin turns away a socket that a page of an origin which is not listed asks
 // for. While none is listed, any page may that has a token itself.
 func (g *Gateway) refuseOrigin(w http.ResponseWriter, r *http.Request) bool {
-	if len(g.origins.allowed) == 0 || !g.origins.foreign(r, secure(r)) {
+	if len(g.origins.allowed) == 0 || !g.origins.foreign(r, g.caller(r).secure) {
 		return false
 	}
 	g.writeError(w, foreignOrigin())
 	return true
 }
 
-// secure reports whether the peer speaks TLS.
-func secure(r *http.Request) bool { return r.TLS != nil }
+// caller finds out who makes a request.
+func (g *Gateway) caller(r *http.Request) caller { return g.proxies.caller(r) }
 
 // cookiePayload is the body of POST /auth/cookie.
 type cookiePayload struct {
@@ -56,7 +52,7 @@ type cookiePayload struct {
 // postCookie gives a browser a cookie for a token that its user has. A page of
 // somebody else may not: it could sign the user in as another.
 func (g *Gateway) postCookie(w http.ResponseWriter, r *http.Request) {
-	if g.origins.foreign(r, secure(r)) {
+	if g.origins.foreign(r, g.caller(r).secure) {
 		g.writeError(w, foreignOrigin())
 		return
 	}
@@ -77,19 +73,19 @@ func (g *Gateway) postCookie(w http.ResponseWriter, r *http.Request) {
 		g.writeError(w, subjects.Invalid("token", "must be at most 3800 bytes to fit into a cookie"))
 		return
 	}
-	http.SetCookie(w, newCookie(text, bearer, secure(r), time.Now()))
-	noContent(w)
+	http.SetCookie(w, newCookie(text, bearer, g.caller(r).secure, time.Now()))
+	w.WriteHeader(http.StatusNoContent)
 }
 
 // deleteCookie signs a browser out. The token stays what it is: whoever else holds it
 // may use it until it is revoked.
 func (g *Gateway) deleteCookie(w http.ResponseWriter, r *http.Request) {
-	if !g.origins.mayUseCookie(r, secure(r)) {
+	if !g.origins.mayUseCookie(r, g.caller(r).secure) {
 		g.writeError(w, foreignOrigin())
 		return
 	}
-	http.SetCookie(w, emptyCookie(secure(r)))
-	noContent(w)
+	http.SetCookie(w, emptyCookie(g.caller(r).secure))
+	w.WriteHeader(http.StatusNoContent)
 }
 
 // foreignOrigin refuses what only this gateway's own pages may ask.
@@ -124,9 +120,8 @@ func tokenToKeep(w http.ResponseWriter, r *http.Request) (string, error) {
 	return p.Token, nil
 }
 
-// readBody reads a request's body within its bounds.
+// readBody reads a request's body within its bound; the server bounds its time.
 func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
-	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTimeout)) // without a network there is none
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 	var large *http.MaxBytesError
 	switch {
@@ -137,9 +132,4 @@ func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	default:
 		return []byte(strings.TrimSpace(string(body))), nil
 	}
-}
-
-func noContent(w http.ResponseWriter) {
-	w.Header().Set("Cache-Control", "no-store")
-	w.WriteHeader(http.StatusNoContent)
 }

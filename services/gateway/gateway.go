@@ -47,19 +47,21 @@ type Gateway struct {
 	// ownConnection is the connection_id of the gateway itself.
 	ownConnection string
 
-	trust     *token.Trust
-	trusted   synced
-	origins   origins
-	listener  net.Listener
-	sampler   zerolog.Sampler // of refusals over HTTP
-	health    *daemon.Health
-	metrics   *metrics
-	admission *admission
-	upgrades  *upgrades
-	roster    *roster
-	dialects  []*dialect
-	view      *view
-	feeds     *feeds
+	trust      *token.Trust
+	trusted    synced
+	origins    origins
+	proxies    proxies
+	listener   net.Listener
+	sampler    zerolog.Sampler // of refusals over HTTP
+	health     *daemon.Health
+	metrics    *metrics
+	admission  *admission
+	upgrades   *upgrades
+	handshakes *handshakes
+	roster     *roster
+	dialects   []*dialect
+	view       *view
+	feeds      *feeds
 	// readmissions are sockets that presence has closed behind our back; one lot at
 	// a time.
 	readmissions chan []*socket
@@ -90,6 +92,10 @@ func New(ctx context.Context, cfg Config, log zerolog.Logger) (*Gateway, error) 
 	if err != nil {
 		return nil, fmt.Errorf("allowed origins: %w", err)
 	}
+	trusted, err := readProxies(cfg.TrustedProxies)
+	if err != nil {
+		return nil, fmt.Errorf("trusted proxies: %w", err)
+	}
 	var listening net.ListenConfig
 	listener, err := listening.Listen(ctx, "tcp", cfg.Listen)
 	if err != nil {
@@ -100,10 +106,13 @@ func New(ctx context.Context, cfg Config, log zerolog.Logger) (*Gateway, error) 
 		trust: newTrust(cfg), trusted: synced{c: make(chan struct{})}, listener: listener, health: daemon.NewHealth(),
 		admission: newAdmission(cfg.MaxConnections), upgrades: newUpgrades(cfg.UpgradeRate), roster: newRoster(),
 		readmissions: make(chan []*socket, 1), sampler: newSampler(), streams: newStreams(cfg.MaxConnections),
-		historians: make(chan struct{}, pastReaders), pastEvents: pastEvents, dialects: dialects(), origins: from,
+		handshakes: &handshakes{most: cfg.MaxHandshakes},
+		dialects:   dialects(), origins: from, proxies: trusted,
+		historians: make(chan struct{}, pastReaders), pastEvents: pastEvents,
 	}
 	g.log = log.With().Str("gateway_id", id).Str("incarnation", g.incarnation).Logger()
 	g.metrics = newMetrics(func() float64 { return float64(g.admission.count()) })
+	g.metrics.registry.MustRegister(g.handshakes.gauge())
 	g.view = newView(g.log)
 	g.feeds = newFeeds(g.view, g.log, g.metrics)
 	g.edge = newEdge(g.log)
@@ -121,7 +130,10 @@ func (g *Gateway) Run(ctx context.Context) error {
 	g.health.Set("started", errors.New("starting"))
 	web := newTasks(ctx)
 	web.run("serve HTTP", func(ctx context.Context) error {
-		return daemon.Serve(ctx, g.listener, g.routes(ctx), g.log)
+		server := daemon.Server{
+			Handler: g.routes(ctx), Log: g.log, MaxHalfOpen: g.cfg.MaxHalfOpen, Evicted: func() { g.hit(limitHalfOpen) },
+		}
+		return server.Serve(ctx, g.listener)
 	})
 	err := g.serve(ctx, web)
 	web.stop()

@@ -77,6 +77,9 @@ func (s *socket) apply(ctx context.Context, effects []machine.Effect) {
 }
 
 func (s *socket) refuse(e machine.Close) {
+	if e.Reason == "handshake overflow" {
+		s.gateway.hit(limitHandshake)
+	}
 	s.log.Info().Int("code", e.Code).Str("reason", e.Reason).Msg("handshake refused")
 	s.stop(ending{code: e.Code, text: e.Reason, reason: subjects.ClosedProtocolError})
 }
@@ -90,6 +93,7 @@ func (s *socket) admit(ctx context.Context, e machine.Authenticated) {
 		return
 	}
 	if !s.gateway.admission.take(s.token.Tenant) {
+		s.gateway.hit(limitConnections)
 		s.refuse(machine.Close{Code: machine.CodeTenantFull, Reason: "tenant full"})
 		return
 	}
@@ -150,10 +154,12 @@ func (s *socket) newSubscriber() *subscriber {
 	}
 }
 
-// resync tells the peer that it has missed events for good.
+// resync tells the peer that it has missed events for good. The cursor counts once
+// the event is queued: what is told between the two must not carry it, or a peer that
+// is cut then goes on from there and never hears of what it missed.
 func (s *socket) resync(e resyncEvent, cursor string) {
+	s.eventAt("resync", e, cursor)
 	s.told(cursor)
-	s.event("resync", e)
 }
 
 // told notes the cursor that the peer was told last.

@@ -18,6 +18,7 @@ import (
 
 	"rollcall/services/gateway/internal/machine"
 	"rollcall/services/gateway/internal/token"
+	"rollcall/services/gateway/ui"
 	"rollcall/subjects"
 )
 
@@ -43,7 +44,11 @@ func (g *Gateway) routes(life context.Context) http.Handler {
 	mux.HandleFunc("GET /diagnostics", g.getDiagnostics)
 	mux.HandleFunc("GET /agents/{agent_id}/history", g.getHistory)
 	g.doors(mux)
+	if err := ui.Register(mux); err != nil {
+		panic("gateway: the page was not embedded: " + err.Error()) // a build that cannot be
+	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		g.guardBrowsers(w, r)
 		if r.URL.Path == "/readyz" {
 			g.checkHealth()
 		}
@@ -71,15 +76,14 @@ func (g *Gateway) checkHealth() {
 // upgrade turns a request into a socket. What is wrong with the token is told
 // by a close code, so that browsers, which hide HTTP answers, can read it.
 func (g *Gateway) upgrade(life context.Context, w http.ResponseWriter, r *http.Request) {
-	addr := remoteAddr(r)
-	if !g.upgrades.allow(addr, time.Now()) {
-		w.Header().Set("Retry-After", "1")
-		http.Error(w, "too many connections from this address", http.StatusTooManyRequests)
+	addr := g.caller(r).addr
+	if ok, wait := g.upgrades.allow(addr, time.Now()); !ok {
+		g.hit(limitUpgrades)
+		g.writeError(w, tooManyUpgrades(wait))
 		return
 	}
 	if !g.roster.isOpen() {
-		w.Header().Set("Retry-After", "1")
-		http.Error(w, "the gateway is not taking connections", http.StatusServiceUnavailable)
+		g.writeError(w, unavailable())
 		return
 	}
 	offered := offeredProtocols(r)
@@ -91,6 +95,15 @@ func (g *Gateway) upgrade(life context.Context, w http.ResponseWriter, r *http.R
 	if g.refuseOrigin(w, r) {
 		return
 	}
+	place := g.handshakes.take()
+	if place != welcomed {
+		g.hit(limitHandshakes)
+	}
+	if place == overrun {
+		g.writeError(w, unavailable())
+		return
+	}
+	defer func() { g.handshakes.give(place) }()
 	held := &corkable{ResponseWriter: w}
 	conn, err := websocket.Accept(held, r, &websocket.AcceptOptions{
 		Subprotocols:       []string{spoken.name},
@@ -101,7 +114,13 @@ func (g *Gateway) upgrade(life context.Context, w http.ResponseWriter, r *http.R
 		g.log.Debug().Err(err).Str("ip", addr.String()).Msg("upgrade refused")
 		return
 	}
-	g.newSocket(spoken, conn, held.conn, addr, g.findToken(r, offered, spoken.tokenEntry)).enter(life)
+	if place == busy {
+		g.sendAway(conn)
+		return
+	}
+	s := g.newSocket(spoken, conn, held.conn, addr, g.findToken(r, offered, spoken.tokenEntry))
+	s.handshaking, place = true, overrun // the socket gives it back
+	s.enter(life)
 }
 
 // newSocket makes a socket; one whose token is refused only has to be closed.
@@ -126,12 +145,14 @@ func (g *Gateway) newSocket(spoken *dialect, conn *websocket.Conn, wire *corkedC
 	s.token = verified
 	s.handshake = machine.State{
 		Peer: machine.Peer{Role: verified.Role, Key: verified.Key, Bearer: verified.Bearer}, Dialect: spoken.handshake,
+		MaxFrames: g.cfg.HandshakeFrames, MaxBytes: g.cfg.HandshakeBytes,
 	}
 	return s
 }
 
 // enter runs a socket if the door is still open.
 func (s *socket) enter(life context.Context) {
+	defer s.settled()
 	if !s.gateway.roster.add(s) {
 		end := s.dialect.ending(drainedEnding())
 		_ = s.conn.Close(websocket.StatusCode(end.code), end.text) // the peer may be gone
@@ -154,7 +175,7 @@ func offeredProtocols(r *http.Request) []string {
 	return out
 }
 
-// remoteAddr is the peer's address as the gateway sees it.
+// remoteAddr is the address at the other end of the connection.
 func remoteAddr(r *http.Request) netip.Addr {
 	host, _, err := net.SplitHostPort(r.RemoteAddr)
 	if err != nil {
@@ -215,7 +236,7 @@ func (g *Gateway) verify(w http.ResponseWriter, r *http.Request, text string) (t
 	}
 	bearer, err := g.trust.Verify(text, time.Now())
 	if err != nil {
-		g.log.Info().Str("refusal", err.Error()).Str("ip", remoteAddr(r).String()).Msg("request refused")
+		g.log.Info().Str("refusal", err.Error()).Str("ip", g.caller(r).addr.String()).Msg("request refused")
 		w.Header().Set("WWW-Authenticate", "Bearer")
 		g.writeError(w, &subjects.Problem{Code: subjects.CodeUnauthorized, Message: "a valid access token is required"})
 		return token.Token{}, false
@@ -296,6 +317,7 @@ func (g *Gateway) writeError(w http.ResponseWriter, err error) {
 	p := problemOf(g.log, err)
 	logRefusal(g.log.Sample(g.sampler), p).Msg("request refused")
 	status := statusOf(p.Code)
+	hintRetry(w, p)
 	writeJSON(w, status, "application/problem+json", httpProblem{
 		Type: "about:blank", Title: http.StatusText(status), Status: status,
 		Detail: p.Message, Code: p.Code, Details: p.Details,

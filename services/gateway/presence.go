@@ -61,6 +61,7 @@ func (s *socket) report(ctx context.Context, payload beaconPayload) (uint64, err
 		return 0, err
 	}
 	if err := limit(s.beacons); err != nil {
+		s.gateway.hit(limitBeacons)
 		return 0, err
 	}
 	now := time.Now().UTC()

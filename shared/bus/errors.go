@@ -27,6 +27,9 @@ var (
 
 // Server error codes that nats.go has no sentinel for.
 const (
+	codeNoPeers                   jetstream.ErrorCode = 10005
+	codeNotLeader                 jetstream.ErrorCode = 10009
+	codeStreamOffline             jetstream.ErrorCode = 10118
 	codeStreamNotCreated          jetstream.ErrorCode = 10049
 	codeWrongLastSequence         jetstream.ErrorCode = 10071
 	codeDuplicateInProcess        jetstream.ErrorCode = 10158
@@ -80,12 +83,14 @@ func classify(err error) class {
 // classifyCode reads a server's answer. Of a conflict there are two codes:
 // replicated streams answer racing writers with one of their own. A stream that
 // could not be created is worth another try: several clients that are the first
-// ones of an account get in each other's way in the server.
+// ones of an account get in each other's way in the server. So is what a cluster
+// answers whose servers do not know each other yet, or have no leader.
 func classifyCode(api *jetstream.APIError) class {
 	switch {
 	case api.ErrorCode == codeWrongLastSequence, api.ErrorCode == codeWrongLastSequenceReplicas:
 		return classConflict
 	case api.ErrorCode == codeDuplicateInProcess, api.ErrorCode == codeStreamNotCreated,
+		api.ErrorCode == codeNoPeers, api.ErrorCode == codeNotLeader, api.ErrorCode == codeStreamOffline,
 		api.Code == http.StatusServiceUnavailable, api.Code == http.StatusTooManyRequests:
 		return classTransient
 	default:

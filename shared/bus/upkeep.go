@@ -3,6 +3,7 @@ package bus
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"sync/atomic"
@@ -28,10 +29,21 @@ func (a *asset) made(stream jetstream.Stream) {
 	a.created.Store(stream.CachedInfo().Created.UnixNano())
 }
 
-// keep ensures an asset and remembers it for upkeep.
+// keep ensures an asset and remembers it for upkeep. Like [Connect] it waits for a
+// server that does not answer until ctx ends: a process that starts while a cluster
+// has no leader is to start all the same.
 func (c *Conn) keep(ctx context.Context, a *asset) error {
-	if err := c.ensure(ctx, a); err != nil {
-		return err
+	for said := false; ; said = true {
+		err := c.ensure(ctx, a)
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, ErrUnavailable) || !pause(ctx, nil, jitter(reconnectWait)) {
+			return err
+		}
+		if !said {
+			c.log.Warn().Err(err).Str("stream", a.want.Name).Msg("waiting for JetStream")
+		}
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -98,6 +110,26 @@ func (c *Conn) rush() {
 	default:
 	}
 }
+
+// sparing takes the absence of a stream that this connection looks after for
+// something that passes: it is made again, or the server that was asked has not heard
+// of it yet, as happens in a cluster right after it was made.
+func (c *Conn) sparing(stream string, err error) error {
+	if !errors.Is(err, jetstream.ErrStreamNotFound) {
+		return err
+	}
+	c.mu.Lock()
+	_, kept := c.assets[stream]
+	c.mu.Unlock()
+	if !kept {
+		return err
+	}
+	c.rush()
+	return fmt.Errorf("%w: %s", errAbsent, stream)
+}
+
+// errAbsent is transient.
+var errAbsent = errors.New("stream is not there")
 
 // sequenceGap is how far behind the last sequence that this process has seen a
 // stream begins that it makes again: other processes may have seen later ones.

@@ -43,15 +43,23 @@ type Conn struct {
 	lastID atomic.Uint64
 
 	mu sync.Mutex
-	// waiting holds, per request under way, where its response goes; nil once
-	// the connection has ended. Each channel has room for its one response.
-	waiting map[string]chan frame
+	// waiting holds, per request under way, who waits for its response; nil once
+	// the connection has ended.
+	waiting map[string]waiter
 	err     error
+}
+
+// waiter waits for a response.
+type waiter struct {
+	// first is called with a result by the reader, before it reads on; may be nil.
+	first func(json.RawMessage)
+	// answer has room for the one response.
+	answer chan frame
 }
 
 func newConn(o Options) *Conn {
 	return &Conn{
-		onEvent: o.OnEvent, done: make(chan struct{}), waiting: map[string]chan frame{},
+		onEvent: o.OnEvent, done: make(chan struct{}), waiting: map[string]waiter{},
 		serving: serving{handle: o.OnRequest, places: make(chan struct{}, maxServing)},
 	}
 }
@@ -119,13 +127,22 @@ func (c *Conn) drop() {
 // NB: a ctx that ends while the frame is being written ends the connection
 // too, because half a frame cannot be taken back.
 func (c *Conn) Request(ctx context.Context, kind string, payload, result any) error {
+	return c.request(ctx, kind, payload, result, nil)
+}
+
+// request is Request whose result is first given to first, if there is one, by
+// the goroutine that reads: before any event that comes after the response.
+func (c *Conn) request(ctx context.Context, kind string, payload, result any, first func(json.RawMessage)) error {
 	if payload == nil {
 		payload = struct{}{}
 	}
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("request %s: %w", kind, err) // to write now would end the connection
+	}
 	id := strconv.FormatUint(c.lastID.Add(1), 10)
-	answer, err := c.expect(id)
+	answer, err := c.expect(id, first)
 	if err != nil {
-		return fmt.Errorf("request %s: %w", kind, err)
+		return fmt.Errorf("request %s: %w", kind, &unsentError{err})
 	}
 	defer c.forget(id)
 	if err := c.write(ctx, request{RequestID: id, Type: kind, Payload: payload}); err != nil {
@@ -156,15 +173,15 @@ func (c *Conn) cause(err error) error {
 }
 
 // expect registers a request; its channel is closed when the connection ends.
-func (c *Conn) expect(id string) (<-chan frame, error) {
+func (c *Conn) expect(id string, first func(json.RawMessage)) (<-chan frame, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.waiting == nil {
 		return nil, c.err
 	}
-	answer := make(chan frame, 1)
-	c.waiting[id] = answer
-	return answer, nil
+	w := waiter{first: first, answer: make(chan frame, 1)}
+	c.waiting[id] = w
+	return w.answer, nil
 }
 
 func (c *Conn) forget(id string) {
@@ -237,11 +254,16 @@ func (c *Conn) take(ctx context.Context, data []byte) error {
 // is dropped.
 func (c *Conn) respond(f frame) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	if answer, ok := c.waiting[f.RequestID]; ok {
-		delete(c.waiting, f.RequestID)
-		answer <- f
+	w, waited := c.waiting[f.RequestID]
+	delete(c.waiting, f.RequestID)
+	c.mu.Unlock()
+	if !waited {
+		return
 	}
+	if w.first != nil && *f.OK {
+		w.first(f.Result)
+	}
+	w.answer <- f
 }
 
 // end records why the connection ended and fails every request under way.
@@ -250,8 +272,8 @@ func (c *Conn) end(err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.err = c.reason(err)
-	for _, answer := range c.waiting {
-		close(answer)
+	for _, w := range c.waiting {
+		close(w.answer)
 	}
 	c.waiting = nil
 }

@@ -21,11 +21,14 @@ var (
 // Codes of [Error] that programs most often act on.
 const (
 	CodeInvalidRequest     = "invalid_request"
+	CodeUnauthorized       = "unauthorized"
 	CodeForbidden          = "forbidden"
 	CodeRateLimited        = "rate_limited"
 	CodeUnavailable        = "unavailable"
 	CodeUnsupportedRequest = "unsupported_request"
 	CodeLeaseInvalid       = "lease_invalid"
+	CodePeerUnavailable    = "peer_unavailable"
+	CodeTimeout            = "timeout"
 )
 
 // Error is the gateway's refusal of one request. The connection lives on.
@@ -56,6 +59,13 @@ type CloseError struct {
 func (e *CloseError) Error() string {
 	return fmt.Sprintf("closed by the gateway with code %d (%s)", e.Code, e.Reason)
 }
+
+// unsentError is the failure of a request of which the gateway has not seen a
+// byte: the connection had ended before.
+type unsentError struct{ err error }
+
+func (e *unsentError) Error() string { return e.err.Error() }
+func (e *unsentError) Unwrap() error { return e.err }
 
 // ended turns the error of a read or write into this package's: the library's
 // close errors become a [CloseError].

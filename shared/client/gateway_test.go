@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -164,4 +165,24 @@ func await(t *testing.T, c <-chan struct{}) {
 	case <-time.After(20 * time.Second):
 		require.Fail(t, "waited 20 s for the end of the connection")
 	}
+}
+
+// serveTCP listens, calls reached for each connection, and never says a word.
+func serveTCP(t *testing.T, reached func()) string {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	var accepting sync.WaitGroup
+	accepting.Go(func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			defer func() { _ = conn.Close() }()
+			reached()
+		}
+	})
+	t.Cleanup(func() { _ = listener.Close(); accepting.Wait() })
+	return "ws://" + listener.Addr().String() + "/ws"
 }

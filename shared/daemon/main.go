@@ -26,9 +26,16 @@ const (
 // bounds the memory wherever that matters.
 const gcPercent = 300
 
+// Coded is an error that says with which code the process ends, so that scripts
+// can tell one failure from another.
+type Coded interface {
+	error
+	ExitCode() int
+}
+
 // Main runs a process and returns its exit code: 0 when run returns nil (or
-// was asked for help), 2 when the settings are faulty, 1 otherwise, with the
-// error as one line on stderr. SIGINT or SIGTERM ends ctx; a second one ends
+// was asked for help), 2 when the settings are faulty, that of a [Coded] error,
+// 1 otherwise, with the error as one line on stderr. SIGINT or SIGTERM ends ctx; a second one ends
 // the process at once.
 func Main(run func(ctx context.Context, args []string, env []string, stderr io.Writer) error) int {
 	if os.Getenv("GOGC") == "" {
@@ -73,6 +80,7 @@ func obey(signals <-chan os.Signal, ended <-chan struct{}, cancel context.Cancel
 // conclude reports err and turns it into an exit code.
 func conclude(err error, stdout, stderr io.Writer) int {
 	var faults *SettingsError
+	var coded Coded
 	switch {
 	case err == nil:
 		return exitOK
@@ -82,6 +90,9 @@ func conclude(err error, stdout, stderr io.Writer) int {
 	case errors.As(err, &faults):
 		fmt.Fprintln(stderr, oneLine(err.Error()))
 		return exitSettings
+	case errors.As(err, &coded):
+		fmt.Fprintln(stderr, oneLine(err.Error()))
+		return coded.ExitCode()
 	default:
 		fmt.Fprintln(stderr, oneLine(err.Error()))
 		return exitFailure

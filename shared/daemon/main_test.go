@@ -34,6 +34,8 @@ func play(ctx context.Context, role string, args, env []string) error {
 		return nil
 	case "fails":
 		return errors.Join(errors.New("open the door"), errors.New("no key"))
+	case "coded":
+		return fmt.Errorf("ask the gateway: %w", codedError(7))
 	case "settings":
 		var c Common
 		s := NewSettings("gateway")
@@ -60,6 +62,12 @@ func play(ctx context.Context, role string, args, env []string) error {
 	}
 }
 
+// codedError ends the process with its value.
+type codedError int
+
+func (e codedError) Error() string { return "it says no" }
+func (e codedError) ExitCode() int { return int(e) }
+
 func command(t *testing.T, role string, args ...string) *exec.Cmd {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), time.Minute)
@@ -80,6 +88,7 @@ func TestExitCodes(t *testing.T) {
 	}{
 		"fine":   {role: "fine"},
 		"fails":  {role: "fails", code: 1, stderr: "open the door; no key\n"},
+		"coded":  {role: "coded", code: 7, stderr: "ask the gateway: it says no\n"},
 		"faults": {role: "settings", args: []string{"--nope", "--replicas=x"}, code: 2, stderr: "gateway: invalid settings: unknown flag --nope; --replicas: \"x\" is not a whole number\n"},
 		"help":   {role: "settings", args: []string{"--help"}, stdout: "usage: gateway [flags]"},
 	} {

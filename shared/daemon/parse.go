@@ -44,7 +44,7 @@ func (s *Settings) parseEnv(env []string, fault faultFunc) {
 		}
 	}
 	for _, one := range s.all {
-		for _, name := range []string{envName(one.name), s.ownEnvName(one.name)} {
+		for _, name := range s.envNames(one.name) {
 			value := vars[name]
 			delete(vars, name)
 			if value == "" {
@@ -54,6 +54,9 @@ func (s *Settings) parseEnv(env []string, fault faultFunc) {
 				fault(one, "%s: %s", name, one.hide(err))
 			}
 		}
+	}
+	if s.command {
+		return
 	}
 	var unknown []string
 	for name := range vars {
@@ -77,16 +80,27 @@ func (s *Settings) foreign(name string) bool {
 			return true
 		}
 	}
-	return slices.ContainsFunc(commonNames(), func(common string) bool { return envName(common) == name })
+	shared := append(commonNames(), clientNames()...)
+	return slices.ContainsFunc(shared, func(one string) bool { return envName(one) == name })
 }
+
+// clientNames are the variables of commands that ask a gateway. Who has them in
+// the environment starts processes with them too.
+func clientNames() []string { return []string{"url", "token", "token-file"} }
 
 // parseArgs applies flags. It is true when help was asked for.
 func (s *Settings) parseArgs(args []string, fault faultFunc) (help bool) {
 	cleared := map[string]bool{}
+	words := s.words
 	for len(args) > 0 {
 		arg := args[0]
 		args = args[1:]
 		if !strings.HasPrefix(arg, "-") || arg == "-" || arg == "--" {
+			if len(words) > 0 && arg != "--" {
+				s.applyFlag(words[0], arg, cleared, fault)
+				words = words[1:]
+				continue
+			}
 			fault(nil, "unexpected argument %q", arg)
 			continue
 		}
@@ -140,7 +154,7 @@ func (s *Settings) runChecks() []string {
 			continue
 		}
 		if err := c.run(); err != nil {
-			faults = append(faults, fmt.Sprintf("--%s: %s", c.name, oneLine(err.Error())))
+			faults = append(faults, fmt.Sprintf("%s: %s", s.called(c.name), oneLine(err.Error())))
 		}
 	}
 	return faults
@@ -154,11 +168,29 @@ func (one *setting) hide(err error) error {
 	return err
 }
 
+// called is how a setting is given: a word has no dashes.
+func (s *Settings) called(name string) string {
+	if slices.ContainsFunc(s.words, func(word *setting) bool { return word.name == name }) {
+		return strings.ToUpper(name)
+	}
+	return "--" + name
+}
+
 func (s *Settings) usage() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "usage: %s [flags]\n\nEvery flag is also a variable: --nats-url is %sNATS_URL, or %s for this process only.\n\n", s.process, envPrefix, s.ownEnvName("nats-url"))
-	for _, one := range s.all {
-		fmt.Fprintf(&b, "  --%s (%s)\n        %s", one.name, one.kind, one.usage)
+	fmt.Fprintf(&b, "usage: %s", s.process)
+	for _, word := range s.words {
+		fmt.Fprintf(&b, " [%s]", strings.ToUpper(word.name))
+	}
+	b.WriteString(" [flags]\n\n")
+	if !s.command {
+		fmt.Fprintf(&b, "Every flag is also a variable: --nats-url is %sNATS_URL, or %s for this process only.\n\n", envPrefix, s.ownEnvName("nats-url"))
+	}
+	for _, one := range slices.Concat(s.words, s.all) {
+		fmt.Fprintf(&b, "  %s (%s)\n        %s", s.called(one.name), one.kind, one.usage)
+		if s.command && len(s.envNames(one.name)) > 0 {
+			fmt.Fprintf(&b, "; also %s", envName(one.name))
+		}
 		if def := one.show(); def != "" && !one.secret {
 			fmt.Fprintf(&b, " [%s]", def)
 		}
@@ -168,6 +200,17 @@ func (s *Settings) usage() string {
 }
 
 func upper(name string) string { return strings.ToUpper(strings.ReplaceAll(name, "-", "_")) }
+
+// envNames are the variables that set a setting, the one that wins last.
+func (s *Settings) envNames(name string) []string {
+	if !s.command {
+		return []string{envName(name), s.ownEnvName(name)}
+	}
+	if slices.Contains(s.variables, name) {
+		return []string{envName(name)}
+	}
+	return nil
+}
 
 func envName(name string) string { return envPrefix + upper(name) }
 

@@ -41,10 +41,17 @@ func (*HelpError) Unwrap() error { return flag.ErrHelp }
 // ROLLCALL_<PROCESS>_NATS_URL. A flag wins over the process's own variable,
 // that over the general one, that over the default. An empty variable counts
 // as not set.
+//
+// The settings of a command, made by [NewCommand], come from its arguments.
 type Settings struct {
 	process string
 	all     []*setting
-	checks  []check
+	// words are the settings that arguments without a flag go to, in this order.
+	words  []*setting
+	checks []check
+	// command says that only variables are read from the environment.
+	command   bool
+	variables []string
 }
 
 // setting is one value: how to set it from text and how to show it.
@@ -67,6 +74,22 @@ type check struct {
 
 // NewSettings returns the empty settings of a process, such as "gateway".
 func NewSettings(name string) *Settings { return &Settings{process: name} }
+
+// NewCommand returns the empty settings of a command that people and scripts
+// call, such as "rollcall presence". What it shall do comes from its arguments
+// alone: only the named settings are read from the environment too, under
+// ROLLCALL_<NAME>, and whatever else is there is meant for others.
+func NewCommand(name string, variables ...string) *Settings {
+	return &Settings{process: name, command: true, variables: variables}
+}
+
+// Word registers a text that is given without a flag. Words are taken in the
+// order of their registration and may stand before, between and behind flags.
+func (s *Settings) Word(p *string, name, def, usage string) {
+	*p = def
+	word := &setting{name: name, usage: usage, kind: "text", set: setter(p, asText), show: func() string { return *p }}
+	s.words = append(s.words, word)
+}
 
 // String registers a text.
 func (s *Settings) String(p *string, name, def, usage string) {

@@ -191,3 +191,45 @@ func TestLogger(t *testing.T) {
 	_, err = Logger(&out, "loud", "gateway")
 	require.Error(t, err)
 }
+
+// A command takes words, and of the environment what it names.
+func TestCommand(t *testing.T) {
+	t.Parallel()
+	build := func() (words [2]*string, url *string, s *Settings) {
+		words, url = [2]*string{new(string), new(string)}, new(string)
+		s = NewCommand("rollcall history", "url")
+		s.Word(words[0], "agent", "", "an agent")
+		s.Word(words[1], "more", "rest", "something else")
+		s.String(url, "url", "http://default", "a gateway")
+		s.Check("agent", func() error {
+			if *words[0] == "bad" {
+				return errors.New("is bad")
+			}
+			return nil
+		})
+		return words, url, s
+	}
+	words, url, s := build()
+	require.NoError(t, s.Parse([]string{"ada"}, []string{"ROLLCALL_URL=http://env", "ROLLCALL_AGENT=x", "ROLLCALL_NOPE=1"}))
+	require.Equal(t, "ada rest http://env", *words[0]+" "+*words[1]+" "+*url)
+	words, url, s = build()
+	require.NoError(t, s.Parse([]string{"--url", "http://flag", "ada", "--url=http://last", "b"}, []string{"ROLLCALL_URL=http://env"}))
+	require.Equal(t, "ada b http://last", *words[0]+" "+*words[1]+" "+*url)
+
+	_, _, s = build()
+	var faults *SettingsError
+	require.ErrorAs(t, s.Parse([]string{"bad", "b", "c", "--agent=d"}, nil), &faults)
+	require.Equal(t, []string{`unexpected argument "c"`, "unknown flag --agent", "AGENT: is bad"}, faults.Faults)
+
+	_, _, s = build()
+	require.EqualError(t, s.Parse([]string{"--help"}, nil), `usage: rollcall history [AGENT] [MORE] [flags]
+
+  AGENT (text)
+        an agent
+  MORE (text)
+        something else [rest]
+  --url (text)
+        a gateway; also ROLLCALL_URL [http://default]`)
+	// Who exports a command's variables may start processes too.
+	require.NoError(t, NewSettings("up").Parse(nil, []string{"ROLLCALL_URL=x", "ROLLCALL_TOKEN=y", "ROLLCALL_TOKEN_FILE=z"}))
+}

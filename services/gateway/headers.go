@@ -1,0 +1,40 @@
+package gateway
+
+import (
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+)
+
+// pagePolicy lets a page load what comes from this gateway and nothing else, talk to
+// nobody else, and be shown in no frame.
+const pagePolicy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; font-src 'self'; connect-src 'self'; " +
+	"manifest-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+
+// guardBrowsers sets what keeps a browser from doing with an answer what it is not for.
+// A handler may set a header again, such as that of a cache for what it has a tag for.
+func (g *Gateway) guardBrowsers(w http.ResponseWriter, r *http.Request) {
+	h := w.Header()
+	h.Set("Content-Security-Policy", pagePolicy)
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("X-Frame-Options", "DENY") // for browsers that do not know frame-ancestors
+	h.Set("Referrer-Policy", "no-referrer")
+	h.Set("Cross-Origin-Opener-Policy", "same-origin")
+	h.Set("Cross-Origin-Resource-Policy", "same-origin")
+	h.Set("Cache-Control", "no-store")
+	if g.caller(r).secure && isName(r.Host) {
+		h.Set("Strict-Transport-Security", "max-age=31536000")
+	}
+}
+
+// isName reports whether a host is one that a browser may be told to reach by TLS only.
+// It would keep to that on every port: of this machine's own name, too.
+func isName(host string) bool {
+	if name, _, err := net.SplitHostPort(host); err == nil {
+		host = name
+	}
+	host = strings.ToLower(strings.Trim(host, "[]"))
+	_, err := netip.ParseAddr(host)
+	return err != nil && host != "localhost" && !strings.HasSuffix(host, ".localhost")
+}
