@@ -53,6 +53,11 @@ type Config struct {
 	HandshakeBytes  int
 	MaxHandshakes   int
 	MaxHalfOpen     int
+
+	// shown are the effective settings without secrets, recent the warnings that were
+	// logged lately. Both are for reports.
+	shown  map[string]string
+	recent *recentLog
 }
 
 // ParseConfig reads the settings from flags and environment. The second result
@@ -78,7 +83,8 @@ func ParseConfig(args, env []string) (Config, map[string]string, error) {
 	if err := s.Parse(args, env); err != nil {
 		return Config{}, nil, err // one line that names all faults
 	}
-	return c, s.Describe(), nil
+	c.shown = s.Describe()
+	return c, c.shown, nil
 }
 
 func (c *Config) durations(s *daemon.Settings) {

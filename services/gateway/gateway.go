@@ -24,7 +24,8 @@ func Main(ctx context.Context, args, env []string, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	log, err := daemon.Logger(stderr, cfg.LogLevel, "gateway")
+	cfg.recent = newRecentLog(stderr)
+	log, err := daemon.Logger(cfg.recent, cfg.LogLevel, "gateway")
 	if err != nil {
 		return fmt.Errorf("open log: %w", err)
 	}
@@ -66,7 +67,11 @@ type Gateway struct {
 	readmissions chan []*socket
 	streams      *streams
 	events       eventsFacts
-	edge         *edge
+	// historians are the places of those who ask about the past, pastEvents how much of
+	// it one question may look at.
+	historians chan struct{}
+	pastEvents int
+	edge       *edge
 
 	// These exist once Run has reached JetStream, and before a socket is let in.
 	publisher *publisher
@@ -103,6 +108,7 @@ func New(ctx context.Context, cfg Config, log zerolog.Logger) (*Gateway, error) 
 		readmissions: make(chan []*socket, 1), sampler: newSampler(), streams: newStreams(cfg.MaxConnections),
 		handshakes: &handshakes{most: cfg.MaxHandshakes},
 		dialects:   dialects(), origins: from, proxies: trusted,
+		historians: make(chan struct{}, pastReaders), pastEvents: pastEvents,
 	}
 	g.log = log.With().Str("gateway_id", id).Str("incarnation", g.incarnation).Logger()
 	g.metrics = newMetrics(func() float64 { return float64(g.admission.count()) })
