@@ -228,6 +228,9 @@ func otherAlgorithms(t *testing.T, good string) map[string]string {
 	return out
 }
 
+// publicAccount is what everybody may know, and what lets nobody in.
+const publicAccount = "the account itself"
+
 // foreignSigned are tokens by keys that may not issue any, the stack's own among
 // them, and other things that those have signed.
 func (s *stack) foreignSigned(t *testing.T, good string) map[string]string {
@@ -279,7 +282,7 @@ func (s *stack) foreignSigned(t *testing.T, good string) map[string]string {
 	}
 	described, err := s.ring.AccountJWT()
 	require.NoError(t, err)
-	out["the account itself"] = described
+	out[publicAccount] = described
 	return out
 }
 
@@ -397,7 +400,9 @@ func TestAttackTokens(t *testing.T) {
 		t.Logf("%s: %d tokens", class, len(tokens))
 		s.untouched(t, class, func() {
 			for what, text := range tokens {
-				s.secret(class+": "+what, text)
+				if what != publicAccount {
+					s.secret(class+": "+what, text)
+				}
 				s.tryToken(t, g, class+": "+what, text)
 			}
 		})
@@ -549,7 +554,8 @@ func TestAttackReplay(t *testing.T) {
 		{"the challenge as its own proof", 4007, func() *rawSocket {
 			r := s.raw(t, a, good)
 			c := r.begin(key)
-			r.prove(c.ConnectionID, c.Challenge)
+			// Not by prove: what the gateway has said itself is no secret.
+			r.ask("connect.proof", map[string]string{"connection_id": c.ConnectionID, "proof": c.Challenge})
 			return r
 		}},
 		{"the transcript's lines in the connection_id", 4003, func() *rawSocket {
