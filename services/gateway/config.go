@@ -34,6 +34,8 @@ type Config struct {
 	// TailKeyFile holds the key that signs credentials for NATS which the gateway gives
 	// to whoever may see a whole tenant, TailURL where they are to be used.
 	TailKeyFile, TailURL string
+	// TLSCert and TLSKey are files in PEM; with them the gateway speaks TLS only.
+	TLSCert, TLSKey string
 
 	Heartbeat        time.Duration
 	TTL              time.Duration
@@ -77,6 +79,9 @@ func ParseConfig(args, env []string) (Config, map[string]string, error) {
 	s.Strings(&c.TrustedProxies, "trusted-proxy", nil, "address or network (10.0.0.0/8) of proxies whose Forwarded, X-Forwarded-For, X-Real-IP and X-Forwarded-Proto are believed")
 	s.String(&c.TailKeyFile, "tail-key-file", "", "file with the seed of the account's signing key for tails; with it POST /auth/nats gives credentials")
 	s.String(&c.TailURL, "tail-url", "", "where NATS is for whoever gets those credentials, such as wss://nats.example.com:9222")
+	s.String(&c.TLSCert, "tls-cert", "", "file with the certificate chain in PEM; with it the gateway speaks TLS only. Read again when it changes")
+	s.String(&c.TLSKey, "tls-key", "", "file with the certificate's key in PEM")
+	s.Check("tls-cert", func() error { return c.checkTLS() })
 	s.Check("tail-key-file", func() error { return c.checkTail() })
 	s.Check("tail-url", func() error { return c.checkTailURL() })
 	s.Check("key-file", func() error { return required(c.KeyFile) })

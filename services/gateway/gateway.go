@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -51,7 +52,8 @@ type Gateway struct {
 	trusted    synced
 	origins    origins
 	proxies    proxies
-	policy     string // of pages
+	policy     string      // of pages
+	tls        *tls.Config // nil for none
 	listener   net.Listener
 	sampler    zerolog.Sampler // of refusals over HTTP
 	health     *daemon.Health
@@ -97,6 +99,10 @@ func New(ctx context.Context, cfg Config, log zerolog.Logger) (*Gateway, error) 
 	if err != nil {
 		return nil, fmt.Errorf("trusted proxies: %w", err)
 	}
+	secure, err := newTLS(cfg.TLSCert, cfg.TLSKey, log)
+	if err != nil {
+		return nil, err
+	}
 	var listening net.ListenConfig
 	listener, err := listening.Listen(ctx, "tcp", cfg.Listen)
 	if err != nil {
@@ -108,7 +114,7 @@ func New(ctx context.Context, cfg Config, log zerolog.Logger) (*Gateway, error) 
 		admission: newAdmission(cfg.MaxConnections), upgrades: newUpgrades(cfg.UpgradeRate), roster: newRoster(),
 		readmissions: make(chan []*socket, 1), sampler: newSampler(), streams: newStreams(cfg.MaxConnections),
 		handshakes: &handshakes{most: cfg.MaxHandshakes},
-		dialects:   dialects(), origins: from, proxies: trusted, policy: policyFor(cfg.TailURL),
+		dialects:   dialects(), origins: from, proxies: trusted, policy: policyFor(cfg.TailURL), tls: secure,
 		historians: make(chan struct{}, pastReaders), pastEvents: pastEvents,
 	}
 	g.log = log.With().Str("gateway_id", id).Str("incarnation", g.incarnation).Logger()
@@ -132,7 +138,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	web := newTasks(ctx)
 	web.run("serve HTTP", func(ctx context.Context) error {
 		server := daemon.Server{
-			Handler: g.routes(ctx), Log: g.log, MaxHalfOpen: g.cfg.MaxHalfOpen, Evicted: func() { g.hit(limitHalfOpen) },
+			Handler: g.routes(ctx), Log: g.log, TLS: g.tls, MaxHalfOpen: g.cfg.MaxHalfOpen, Evicted: func() { g.hit(limitHalfOpen) },
 		}
 		return server.Serve(ctx, g.listener)
 	})
