@@ -68,6 +68,13 @@ func (a *admission) count() int {
 	return a.total
 }
 
+// heldBy returns the number of places that a tenant has taken.
+func (a *admission) heldBy(tenant string) int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.held[tenant]
+}
+
 // maxAddresses is where the upgrade limiter starts to forget idle addresses.
 const maxAddresses = 10_000
 
@@ -77,17 +84,26 @@ type upgrades struct {
 
 	mu   sync.Mutex
 	seen map[netip.Addr]*rate.Limiter
+	// swept is when idle addresses were looked for last.
+	swept time.Time
 }
 
 func newUpgrades(perSecond int) *upgrades {
 	return &upgrades{perSecond: perSecond, seen: map[netip.Addr]*rate.Limiter{}}
 }
 
-// allow reports whether an address may open another socket now. Loopback
-// always may: everything behind a local proxy looks like it.
-func (u *upgrades) allow(addr netip.Addr, now time.Time) bool {
+// v6Host is how much of an IPv6 address is one host's: it picks the rest itself.
+const v6Host = 64
+
+// allow reports whether an address may open another socket now, and else when it
+// may. Loopback always may: everything behind a local proxy looks like it.
+func (u *upgrades) allow(addr netip.Addr, now time.Time) (ok bool, wait time.Duration) {
 	if addr.IsLoopback() {
-		return true
+		return true, 0
+	}
+	if addr.Is6() {
+		network, _ := addr.Prefix(v6Host) // an IPv6 address has that many bits
+		addr = network.Addr()
 	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -97,15 +113,27 @@ func (u *upgrades) allow(addr netip.Addr, now time.Time) bool {
 		limiter = rate.NewLimiter(rate.Limit(u.perSecond), u.perSecond)
 		u.seen[addr] = limiter
 	}
-	return limiter.AllowN(now, 1)
+	if limiter.AllowN(now, 1) {
+		return true, 0
+	}
+	missing := 1 - limiter.TokensAt(now)
+	return false, time.Duration(missing / float64(u.perSecond) * float64(time.Second))
 }
 
 // forget drops addresses that have their full allowance again: forgetting them
-// changes nothing.
+// changes nothing. Where nearly all are in use it forgets them all: who has that many
+// is held by no limit per address, and must not fill the memory.
 func (u *upgrades) forget(now time.Time) {
 	if len(u.seen) < maxAddresses {
 		return
 	}
+	if now.Sub(u.swept) < time.Second {
+		if len(u.seen) >= 4*maxAddresses {
+			clear(u.seen)
+		}
+		return
+	}
+	u.swept = now
 	for addr, limiter := range u.seen {
 		if limiter.TokensAt(now) >= float64(u.perSecond) {
 			delete(u.seen, addr)

@@ -7,6 +7,7 @@ import (
 
 	"github.com/nats-io/nkeys"
 
+	"rollcall/services/gateway/internal/machine"
 	"rollcall/shared/daemon"
 )
 
@@ -47,6 +48,11 @@ type Config struct {
 	RequestBurst   int
 	BeaconRate     int
 	UpgradeRate    int
+
+	HandshakeFrames int
+	HandshakeBytes  int
+	MaxHandshakes   int
+	MaxHalfOpen     int
 }
 
 // ParseConfig reads the settings from flags and environment. The second result
@@ -121,6 +127,10 @@ func (c *Config) limits(s *daemon.Settings) {
 		{&c.RequestBurst, "gateway-request-burst", 400, "requests of one socket at once"},
 		{&c.BeaconRate, "gateway-beacon-rate", 2, "beacons per second of one socket"},
 		{&c.UpgradeRate, "gateway-upgrade-rate", 20, "new sockets per second of one address, loopback exempt"},
+		{&c.HandshakeFrames, "gateway-handshake-frames", machine.DefaultFrames, "frames of a peer before it is authenticated"},
+		{&c.HandshakeBytes, "gateway-handshake-bytes", machine.DefaultBytes, "bytes of those frames"},
+		{&c.MaxHandshakes, "gateway-max-handshakes", 2000, "sockets whose peer is not authenticated yet; who comes beyond is closed with 1013"},
+		{&c.MaxHalfOpen, "gateway-max-half-open", 4000, "connections that have not sent a whole request yet; beyond, the oldest is cut"},
 	} {
 		s.Int(n.p, n.name, n.def, n.usage)
 		s.Check(n.name, func() error {

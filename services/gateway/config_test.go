@@ -121,20 +121,33 @@ func TestLoadInstance(t *testing.T) {
 func TestUpgradeRate(t *testing.T) {
 	t.Parallel()
 	u := newUpgrades(2)
+	allowed := func(addr netip.Addr, at time.Time) bool {
+		ok, wait := u.allow(addr, at)
+		require.Equal(t, ok, wait == 0)
+		require.Less(t, wait, time.Second)
+		return ok
+	}
 	now := time.Now()
 	a, b := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")
-	require.True(t, u.allow(a, now))
-	require.True(t, u.allow(a, now))
-	require.False(t, u.allow(a, now))
-	require.True(t, u.allow(b, now), "addresses do not share")
-	require.True(t, u.allow(a, now.Add(time.Second)))
+	require.True(t, allowed(a, now))
+	require.True(t, allowed(a, now))
+	require.False(t, allowed(a, now))
+	require.True(t, allowed(b, now), "addresses do not share")
+	require.True(t, allowed(a, now.Add(time.Second)))
 	for range 100 {
-		require.True(t, u.allow(netip.MustParseAddr("127.0.0.1"), now), "loopback is exempt")
-		require.True(t, u.allow(netip.IPv6Loopback(), now))
+		require.True(t, allowed(netip.MustParseAddr("127.0.0.1"), now), "loopback is exempt")
+		require.True(t, allowed(netip.IPv6Loopback(), now))
 	}
+	require.True(t, allowed(netip.MustParseAddr("2001:db8::2"), now))
+	require.False(t, allowed(netip.MustParseAddr("2001:db8::3"), now), "a host has many addresses")
 	for i := range maxAddresses {
-		u.allow(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), now)
+		allowed(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), now)
 	}
-	u.allow(netip.MustParseAddr("192.0.2.9"), now.Add(time.Hour))
+	allowed(netip.MustParseAddr("192.0.2.9"), now.Add(time.Hour))
 	require.Len(t, u.seen, 1, "idle addresses are forgotten")
+
+	for i := range 5 * maxAddresses {
+		allowed(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), now.Add(time.Hour))
+	}
+	require.LessOrEqual(t, len(u.seen), 4*maxAddresses, "nobody fills the memory")
 }

@@ -12,12 +12,8 @@ import (
 	"rollcall/subjects"
 )
 
-const (
-	// maxBody bounds what is read of a request's body.
-	maxBody = 16 << 10
-	// bodyTimeout bounds how long it may take to come.
-	bodyTimeout = 10 * time.Second
-)
+// maxBody bounds what is read of a request's body.
+const maxBody = 16 << 10
 
 // doors are the ways in besides a token that is shown with each request.
 func (g *Gateway) doors(mux *http.ServeMux) {
@@ -124,9 +120,8 @@ func tokenToKeep(w http.ResponseWriter, r *http.Request) (string, error) {
 	return p.Token, nil
 }
 
-// readBody reads a request's body within its bounds.
+// readBody reads a request's body within its bound; the server bounds its time.
 func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
-	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTimeout)) // without a network there is none
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 	var large *http.MaxBytesError
 	switch {

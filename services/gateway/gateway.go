@@ -46,24 +46,26 @@ type Gateway struct {
 	// ownConnection is the connection_id of the gateway itself.
 	ownConnection string
 
-	trust     *token.Trust
-	trusted   synced
-	origins   origins
-	proxies   proxies
-	listener  net.Listener
-	sampler   zerolog.Sampler // of refusals over HTTP
-	health    *daemon.Health
-	metrics   *metrics
-	admission *admission
-	upgrades  *upgrades
-	roster    *roster
-	dialects  []*dialect
-	view      *view
-	feeds     *feeds
+	trust      *token.Trust
+	trusted    synced
+	origins    origins
+	proxies    proxies
+	listener   net.Listener
+	sampler    zerolog.Sampler // of refusals over HTTP
+	health     *daemon.Health
+	metrics    *metrics
+	admission  *admission
+	upgrades   *upgrades
+	handshakes *handshakes
+	roster     *roster
+	dialects   []*dialect
+	view       *view
+	feeds      *feeds
 	// readmissions are sockets that presence has closed behind our back; one lot at
 	// a time.
 	readmissions chan []*socket
 	streams      *streams
+	events       eventsFacts
 	edge         *edge
 
 	// These exist once Run has reached JetStream, and before a socket is let in.
@@ -99,10 +101,12 @@ func New(ctx context.Context, cfg Config, log zerolog.Logger) (*Gateway, error) 
 		trust: newTrust(cfg), trusted: synced{c: make(chan struct{})}, listener: listener, health: daemon.NewHealth(),
 		admission: newAdmission(cfg.MaxConnections), upgrades: newUpgrades(cfg.UpgradeRate), roster: newRoster(),
 		readmissions: make(chan []*socket, 1), sampler: newSampler(), streams: newStreams(cfg.MaxConnections),
-		dialects: dialects(), origins: from, proxies: trusted,
+		handshakes: &handshakes{most: cfg.MaxHandshakes},
+		dialects:   dialects(), origins: from, proxies: trusted,
 	}
 	g.log = log.With().Str("gateway_id", id).Str("incarnation", g.incarnation).Logger()
 	g.metrics = newMetrics(func() float64 { return float64(g.admission.count()) })
+	g.metrics.registry.MustRegister(g.handshakes.gauge())
 	g.view = newView(g.log)
 	g.feeds = newFeeds(g.view, g.log, g.metrics)
 	g.edge = newEdge(g.log)
@@ -120,7 +124,10 @@ func (g *Gateway) Run(ctx context.Context) error {
 	g.health.Set("started", errors.New("starting"))
 	web := newTasks(ctx)
 	web.run("serve HTTP", func(ctx context.Context) error {
-		return daemon.Serve(ctx, g.listener, g.routes(ctx), g.log)
+		server := daemon.Server{
+			Handler: g.routes(ctx), Log: g.log, MaxHalfOpen: g.cfg.MaxHalfOpen, Evicted: func() { g.hit(limitHalfOpen) },
+		}
+		return server.Serve(ctx, g.listener)
 	})
 	err := g.serve(ctx, web)
 	web.stop()

@@ -77,6 +77,9 @@ func (s *socket) apply(ctx context.Context, effects []machine.Effect) {
 }
 
 func (s *socket) refuse(e machine.Close) {
+	if e.Reason == "handshake overflow" {
+		s.gateway.hit(limitHandshake)
+	}
 	s.log.Info().Int("code", e.Code).Str("reason", e.Reason).Msg("handshake refused")
 	s.stop(ending{code: e.Code, text: e.Reason, reason: subjects.ClosedProtocolError})
 }
@@ -90,6 +93,7 @@ func (s *socket) admit(ctx context.Context, e machine.Authenticated) {
 		return
 	}
 	if !s.gateway.admission.take(s.token.Tenant) {
+		s.gateway.hit(limitConnections)
 		s.refuse(machine.Close{Code: machine.CodeTenantFull, Reason: "tenant full"})
 		return
 	}

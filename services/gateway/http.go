@@ -18,6 +18,7 @@ import (
 
 	"rollcall/services/gateway/internal/machine"
 	"rollcall/services/gateway/internal/token"
+	"rollcall/services/gateway/ui"
 	"rollcall/subjects"
 )
 
@@ -37,7 +38,13 @@ func (g *Gateway) routes(life context.Context) http.Handler {
 	mux.HandleFunc("GET /presence", g.getPresence)
 	mux.HandleFunc("GET /leases", g.getLeases)
 	mux.HandleFunc("GET /events", g.getEvents)
+	mux.HandleFunc("GET /status", g.getStatus)
+	mux.HandleFunc("GET /connections", g.getConnections)
+	mux.HandleFunc("GET /openapi.yaml", g.getOpenAPI)
 	g.doors(mux)
+	if err := ui.Register(mux); err != nil {
+		panic("gateway: the page was not embedded: " + err.Error()) // a build that cannot be
+	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		g.guardBrowsers(w, r)
 		if r.URL.Path == "/readyz" {
@@ -68,14 +75,13 @@ func (g *Gateway) checkHealth() {
 // by a close code, so that browsers, which hide HTTP answers, can read it.
 func (g *Gateway) upgrade(life context.Context, w http.ResponseWriter, r *http.Request) {
 	addr := g.caller(r).addr
-	if !g.upgrades.allow(addr, time.Now()) {
-		w.Header().Set("Retry-After", "1")
-		http.Error(w, "too many connections from this address", http.StatusTooManyRequests)
+	if ok, wait := g.upgrades.allow(addr, time.Now()); !ok {
+		g.hit(limitUpgrades)
+		g.writeError(w, tooManyUpgrades(wait))
 		return
 	}
 	if !g.roster.isOpen() {
-		w.Header().Set("Retry-After", "1")
-		http.Error(w, "the gateway is not taking connections", http.StatusServiceUnavailable)
+		g.writeError(w, unavailable())
 		return
 	}
 	offered := offeredProtocols(r)
@@ -87,6 +93,15 @@ func (g *Gateway) upgrade(life context.Context, w http.ResponseWriter, r *http.R
 	if g.refuseOrigin(w, r) {
 		return
 	}
+	place := g.handshakes.take()
+	if place != welcomed {
+		g.hit(limitHandshakes)
+	}
+	if place == overrun {
+		g.writeError(w, unavailable())
+		return
+	}
+	defer func() { g.handshakes.give(place) }()
 	held := &corkable{ResponseWriter: w}
 	conn, err := websocket.Accept(held, r, &websocket.AcceptOptions{
 		Subprotocols:       []string{spoken.name},
@@ -97,7 +112,13 @@ func (g *Gateway) upgrade(life context.Context, w http.ResponseWriter, r *http.R
 		g.log.Debug().Err(err).Str("ip", addr.String()).Msg("upgrade refused")
 		return
 	}
-	g.newSocket(spoken, conn, held.conn, addr, g.findToken(r, offered, spoken.tokenEntry)).enter(life)
+	if place == busy {
+		g.sendAway(conn)
+		return
+	}
+	s := g.newSocket(spoken, conn, held.conn, addr, g.findToken(r, offered, spoken.tokenEntry))
+	s.handshaking, place = true, overrun // the socket gives it back
+	s.enter(life)
 }
 
 // newSocket makes a socket; one whose token is refused only has to be closed.
@@ -122,12 +143,14 @@ func (g *Gateway) newSocket(spoken *dialect, conn *websocket.Conn, wire *corkedC
 	s.token = verified
 	s.handshake = machine.State{
 		Peer: machine.Peer{Role: verified.Role, Key: verified.Key, Bearer: verified.Bearer}, Dialect: spoken.handshake,
+		MaxFrames: g.cfg.HandshakeFrames, MaxBytes: g.cfg.HandshakeBytes,
 	}
 	return s
 }
 
 // enter runs a socket if the door is still open.
 func (s *socket) enter(life context.Context) {
+	defer s.settled()
 	if !s.gateway.roster.add(s) {
 		end := s.dialect.ending(drainedEnding())
 		_ = s.conn.Close(websocket.StatusCode(end.code), end.text) // the peer may be gone
@@ -189,7 +212,7 @@ func (g *Gateway) getPresence(w http.ResponseWriter, r *http.Request) {
 		g.writeError(w, err)
 		return
 	}
-	writeJSON(w, http.StatusOK, "application/json", presencePage{Status: "ok", GeneratedAt: time.Now().UTC(), listResult: page})
+	g.writePage(w, r, presencePage{Status: "ok", GeneratedAt: time.Now().UTC(), listResult: page})
 }
 
 // authorize finds out who asks, and answers whoever cannot be told anything.
@@ -221,13 +244,15 @@ func (g *Gateway) verify(w http.ResponseWriter, r *http.Request, text string) (t
 // parseListQuery reads the query string as strictly as a request's payload.
 func parseListQuery(raw string) (listQuery, error) {
 	var p listPayload
+	var agent, gateway, version string
 	err := readQuery(raw, map[string]*string{
 		"kind": &p.Kind, "status": &p.Status, "role": &p.Role, "prefix": &p.Prefix, "after": &p.After,
+		"agent_id": &agent, "gateway_id": &gateway, "version": &version,
 	}, &p.Limit)
 	if err != nil {
 		return listQuery{}, err
 	}
-	return newListQuery(p)
+	return newListQuery(p, func(q *listQuery) { q.agent, q.gateway, q.version = agent, gateway, version })
 }
 
 // readQuery reads a query string into the given fields, and "limit".
@@ -280,6 +305,7 @@ func (g *Gateway) writeError(w http.ResponseWriter, err error) {
 	p := problemOf(g.log, err)
 	logRefusal(g.log.Sample(g.sampler), p).Msg("request refused")
 	status := statusOf(p.Code)
+	hintRetry(w, p)
 	writeJSON(w, status, "application/problem+json", httpProblem{
 		Type: "about:blank", Title: http.StatusText(status), Status: status,
 		Detail: p.Message, Code: p.Code, Details: p.Details,
@@ -308,6 +334,15 @@ func statusOf(code string) int {
 }
 
 func writeJSON(w http.ResponseWriter, status int, contentType string, body any) {
+	write(w, status, contentType, "no-store", body)
+}
+
+// writeCacheable answers with what its reader may keep, and asks about again.
+func writeCacheable(w http.ResponseWriter, body any) {
+	write(w, http.StatusOK, "application/json", "private, no-cache", body)
+}
+
+func write(w http.ResponseWriter, status int, contentType, cache string, body any) {
 	data, err := json.Marshal(body)
 	if err != nil {
 		http.Error(w, fmt.Sprintf("encode answer: %v", err), http.StatusInternalServerError)
@@ -317,6 +352,7 @@ func writeJSON(w http.ResponseWriter, status int, contentType string, body any) 
 	// be set there is no network.
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(answerTimeout))
 	w.Header().Set("Content-Type", contentType)
+	w.Header().Set("Cache-Control", cache)
 	w.WriteHeader(status)
 	_, _ = w.Write(data) // the peer may have gone
 }

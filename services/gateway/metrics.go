@@ -17,6 +17,7 @@ type metrics struct {
 	publish    *prometheus.HistogramVec
 	fanoutLag  prometheus.Histogram
 	rejected   prometheus.Counter
+	limits     *prometheus.CounterVec
 }
 
 func newMetrics(connections func() float64) *metrics {
@@ -38,13 +39,17 @@ func newMetrics(connections func() float64) *metrics {
 		slow:       prometheus.NewCounter(counter("slow_closes_total", "Sockets closed because they read too slowly.")),
 		publish:    prometheus.NewHistogramVec(seconds("publish_seconds", "Time until an event was stored, or given up."), []string{"outcome"}),
 		fanoutLag:  prometheus.NewHistogram(seconds("fanout_lag_seconds", "Age of an event when it is fanned out.")),
+		limits:     prometheus.NewCounterVec(counter("limit_refusals_total", "What was refused because a limit was reached, by limit."), []string{"limit"}),
 		rejected:   prometheus.NewCounter(counter("events_rejected_total", "Stored events that were kept out of delivery.")),
+	}
+	for _, name := range limits() {
+		m.limits.WithLabelValues(name) // so that an alert can be written before the first
 	}
 	open := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Namespace: "rollcall", Subsystem: "gateway", Name: "connections",
 		Help: "Authenticated sockets whose closing is not stored yet.",
 	}, connections)
-	m.registry.MustRegister(m.handshakes, m.closes, m.requests, m.frames, m.slow, m.publish, m.fanoutLag, m.rejected, open,
+	m.registry.MustRegister(m.handshakes, m.closes, m.requests, m.frames, m.slow, m.publish, m.fanoutLag, m.rejected, m.limits, open,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }

@@ -105,6 +105,7 @@ func kindOf(data []byte) frameKind {
 
 func (s *socket) handleRequest(ctx context.Context, data []byte) {
 	if err := limit(s.requests); err != nil {
+		s.gateway.hit(limitRequests)
 		s.answer(nameOf(data), nil, err)
 		return
 	}

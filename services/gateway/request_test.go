@@ -147,8 +147,16 @@ func TestBeacon(t *testing.T) {
 	require.Equal(t, "ui", got.Entry.Mode)
 	require.JSONEq(t, `{"k":"v"}`, string(got.Entry.Metadata))
 
-	c.ok("presence.beacon", map[string]any{}, nil)
-	p := c.refused("presence.beacon", map[string]any{})
-	require.Equal(t, "rate_limited", p.Code)
+	// A slow machine may give one back in between.
+	answered := *c.response(c.send("presence.beacon", map[string]any{})).OK
+	require.True(t, answered, "the rate comes with a burst")
+	var last frame
+	for range 100 {
+		if last = c.response(c.send("presence.beacon", map[string]any{})); !*last.OK {
+			break
+		}
+	}
+	require.NotNil(t, last.Error, "nobody counts beacons")
+	require.Equal(t, "rate_limited", last.Error.Code)
 	c.ok("ping", map[string]any{}, nil)
 }

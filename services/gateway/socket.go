@@ -87,6 +87,8 @@ type socket struct {
 	requests  *rate.Limiter
 	beacons   *rate.Limiter
 	badFrames int
+	// handshaking is set while the socket has a place among the handshakes.
+	handshaking bool
 }
 
 // opened names a connection for goroutines other than the reader.
@@ -152,6 +154,7 @@ func (s *socket) read(ctx context.Context, opened func()) error {
 		if s.peer == nil {
 			s.handleHandshake(ctx, data)
 			if s.peer != nil {
+				s.settled()
 				opened()
 			}
 		} else {
@@ -348,7 +351,11 @@ func (s *socket) finish(life context.Context) {
 			timer.Stop()
 		}
 	}
+	if end.code == machine.CodeTooBig {
+		s.gateway.hit(limitFrame)
+	}
 	if end.reason == subjects.ClosedSlowConsumer {
+		s.gateway.hit(limitQueue)
 		s.gateway.metrics.slow.Inc()
 	}
 	if s.peer == nil {

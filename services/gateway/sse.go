@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -40,6 +41,9 @@ func (g *Gateway) getEvents(w http.ResponseWriter, r *http.Request) {
 	}
 	out := newQueue(g.cfg.SendQueue, g.cfg.SendBytes)
 	if err := g.streams.enter(bearer, out); err != nil {
+		if problem, is := errors.AsType[*subjects.Problem](err); is && problem.Code == subjects.CodeTenantFull {
+			g.hit(limitStreams)
+		}
 		g.writeError(w, err)
 		return
 	}
@@ -88,7 +92,7 @@ func (g *Gateway) stream(w http.ResponseWriter, r *http.Request, bearer token.To
 	}
 	s := &subscriber{
 		agent: bearer.Agent, sees: bearer.Scopes.Has(token.ScopeOperatorRead), out: out,
-		slow: func() { g.metrics.slow.Inc(); cancel() }, delivered: func(string) {},
+		slow: func() { g.hit(limitQueue); g.metrics.slow.Inc(); cancel() }, delivered: func(string) {},
 		life: ctx, agents: map[string]struct{}{}, listens: map[string]listening{},
 	}
 	s.resync = func(e resyncEvent, cursor string) { out.offer(resyncFrame(e, cursor)) }

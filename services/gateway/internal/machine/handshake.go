@@ -11,6 +11,7 @@
 package machine
 
 import (
+	"cmp"
 	"crypto/ed25519"
 	"crypto/x509"
 	"encoding/base64"
@@ -22,10 +23,10 @@ import (
 // ProtocolRev is the revision of the handshake a peer must speak.
 const ProtocolRev = 2
 
-// Bounds of what a peer may send before it is authenticated.
+// Bounds of what a peer may send before it is authenticated, where a State sets none.
 const (
-	maxFrames = 8
-	maxBytes  = 64 << 10
+	DefaultFrames = 8
+	DefaultBytes  = 64 << 10
 )
 
 // Types of the two requests of a handshake.
@@ -48,7 +49,9 @@ type Peer struct {
 type State struct {
 	Peer    Peer
 	Dialect Dialect
-	phase   phase
+	// MaxFrames and MaxBytes bound what the peer may send; 0 is the default.
+	MaxFrames, MaxBytes int
+	phase               phase
 	// frames and bytes count what came so far.
 	frames, bytes int
 	init          Init
@@ -132,7 +135,7 @@ func Step(s State, e Event) (State, []Effect) {
 func (s State) received(e Received) (State, []Effect) {
 	s.frames++
 	s.bytes += len(e.Data)
-	if s.frames > maxFrames || s.bytes > maxBytes {
+	if s.frames > cmp.Or(s.MaxFrames, DefaultFrames) || s.bytes > cmp.Or(s.MaxBytes, DefaultBytes) {
 		return s.refuse(CodeBadFrame, "handshake overflow")
 	}
 	if !utf8.Valid(e.Data) || !json.Valid(e.Data) {

@@ -1,0 +1,141 @@
+package gateway
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/coder/websocket"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"rollcall/services/gateway/internal/machine"
+	"rollcall/subjects"
+)
+
+// Names of limits, as the metric has them.
+const (
+	limitUpgrades    = "upgrade_rate"
+	limitHandshakes  = "handshakes"
+	limitHandshake   = "handshake_size"
+	limitHalfOpen    = "half_open"
+	limitConnections = "tenant_connections"
+	limitStreams     = "tenant_streams"
+	limitRequests    = "request_rate"
+	limitBeacons     = "beacon_rate"
+	limitFrame       = "frame_size"
+	limitQueue       = "send_queue"
+)
+
+// limits are the names.
+func limits() []string {
+	return []string{
+		limitUpgrades, limitHandshakes, limitHandshake, limitHalfOpen, limitConnections, limitStreams, limitRequests, limitBeacons,
+		limitFrame, limitQueue,
+	}
+}
+
+// maxBusyHint spreads the return of peers that found no place for their handshake.
+const maxBusyHint = 2 * time.Second
+
+// handshakes bounds the sockets whose peer is not authenticated yet: they cost a
+// goroutine and a place in memory each, and nobody vouches for them.
+type handshakes struct {
+	most int
+
+	mu sync.Mutex
+	// open are those under way, refused those that are just being told to come again.
+	open, refused int
+}
+
+// verdict is what happens to a socket that asks for a handshake.
+type verdict int
+
+const (
+	// welcomed lets it begin.
+	welcomed verdict = iota
+	// busy accepts the socket and closes it with a hint.
+	busy
+	// overrun turns the request away before it is a socket.
+	overrun
+)
+
+// take gives a handshake a place. Beyond the bound a socket is told to come again in a
+// way that browsers can read; but as many who are just being told are a burden too,
+// and who comes then is told in the cheapest way.
+func (h *handshakes) take() verdict {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	switch {
+	case h.open < h.most:
+		h.open++
+		return welcomed
+	case h.refused < h.most:
+		h.refused++
+		return busy
+	default:
+		return overrun
+	}
+}
+
+// give returns what take gave.
+func (h *handshakes) give(v verdict) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	switch v {
+	case welcomed:
+		h.open--
+	case busy:
+		h.refused--
+	case overrun:
+	}
+}
+
+// count is how many are under way.
+func (h *handshakes) count() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.open
+}
+
+// gauge is a metric of that number.
+func (h *handshakes) gauge() prometheus.Collector {
+	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Namespace: "rollcall", Subsystem: "gateway", Name: "handshakes", Help: "Sockets whose peer is not authenticated yet.",
+	}, func() float64 { return float64(h.count()) })
+}
+
+// settled gives back the place of a handshake that is over. Only the reader calls it.
+func (s *socket) settled() {
+	if s.handshaking {
+		s.handshaking = false
+		s.gateway.handshakes.give(welcomed)
+	}
+}
+
+// sendAway closes a socket for whose handshake there is no place.
+func (g *Gateway) sendAway(conn *websocket.Conn) {
+	hint := rand.N(maxBusyHint) //nolint:gosec // spreads retries, guards nothing
+	g.metrics.handshakes.WithLabelValues(strconv.Itoa(machine.CodeUnavailable)).Inc()
+	_ = conn.Close(websocket.StatusCode(machine.CodeUnavailable), fmt.Sprintf("busy; retry_after_ms=%d", hint.Milliseconds())) // the peer may be gone
+}
+
+// hit counts a refusal by a limit.
+func (g *Gateway) hit(limit string) { g.metrics.limits.WithLabelValues(limit).Inc() }
+
+// tooManyUpgrades refuses an address that opens sockets faster than it may.
+func tooManyUpgrades(wait time.Duration) *subjects.Problem {
+	return &subjects.Problem{
+		Code: subjects.CodeRateLimited, Message: "too many connections from this address",
+		Details: map[string]any{"retry_after_ms": wait.Milliseconds() + 1},
+	}
+}
+
+// hintRetry says in the header that HTTP has for it when to come again.
+func hintRetry(w http.ResponseWriter, p *subjects.Problem) {
+	if ms, is := p.Details["retry_after_ms"].(int64); is {
+		w.Header().Set("Retry-After", strconv.FormatInt((ms+999)/1000, 10))
+	}
+}

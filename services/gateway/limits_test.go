@@ -1,0 +1,168 @@
+package gateway
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/stretchr/testify/require"
+)
+
+// hits is how often a limit refused something.
+func (g *gatewayRun) hits(limit string) float64 {
+	return testutil.ToFloat64(g.metrics.limits.WithLabelValues(limit))
+}
+
+func TestUpgradesPerAddress(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	g := w.gateway(t, func(c *Config) { c.TrustedProxies, c.UpgradeRate = []string{"127.0.0.1"}, 1 })
+	header := http.Header{"Authorization": {"Bearer " + w.token(t, grant{})}, "X-Forwarded-For": {"203.0.113.9"}}
+	g.dialWith(t, header, subprotocol).handshake(newTestDevice(t), "client")
+	within(t, func() bool { // one a second, however slow the machine is
+		answer, text := call(t, fresh(), http.MethodGet, g.url("/ws"), "", http.Header{"X-Forwarded-For": {"203.0.113.9"}})
+		if answer.status != http.StatusTooManyRequests {
+			return false
+		}
+		require.Equal(t, "1", answer.header.Get("Retry-After"))
+		require.Equal(t, "application/problem+json", answer.header.Get("Content-Type"))
+		require.Contains(t, text, `"code":"rate_limited"`)
+		require.Contains(t, text, `"retry_after_ms":`)
+		return true
+	})
+	require.GreaterOrEqual(t, g.hits(limitUpgrades), 1.0)
+	g.dialWith(t, http.Header{"Authorization": header["Authorization"], "X-Forwarded-For": {"203.0.113.10"}}, subprotocol).
+		handshake(newTestDevice(t), "client")
+}
+
+func TestHandshakesAtOnce(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	g := w.gateway(t, func(c *Config) { c.MaxHandshakes = 2 })
+	token := w.token(t, grant{})
+	first, second := g.dial(t, token), g.dial(t, token)
+	within(t, func() bool { return g.handshakes.count() == 2 })
+
+	e := g.dial(t, token).closed()
+	require.Equal(t, 1013, int(e.Code))
+	require.Regexp(t, regexp.MustCompile(`^busy; retry_after_ms=\d+$`), e.Reason)
+	require.Equal(t, 1.0, g.hits(limitHandshakes))
+	require.Equal(t, 1.0, testutil.ToFloat64(g.metrics.handshakes.WithLabelValues("1013")))
+
+	// Whoever is through makes room, and so does whoever is gone.
+	first.handshake(newTestDevice(t), "client")
+	within(t, func() bool { return g.handshakes.count() == 1 })
+	third := g.dial(t, token)
+	third.handshake(newTestDevice(t), "client")
+	second.leave()
+	within(t, func() bool { return g.handshakes.count() == 0 && g.admission.count() == 2 })
+}
+
+// TestHandshakesOverrun holds that those who are being sent away are bounded, too.
+func TestHandshakesOverrun(t *testing.T) {
+	t.Parallel()
+	h := &handshakes{most: 2}
+	for _, want := range []verdict{welcomed, welcomed, busy, busy, overrun, overrun} {
+		require.Equal(t, want, h.take())
+	}
+	h.give(overrun)
+	require.Equal(t, overrun, h.take())
+	h.give(busy)
+	require.Equal(t, busy, h.take())
+	h.give(welcomed)
+	require.Equal(t, welcomed, h.take())
+	require.Equal(t, 2, h.count())
+}
+
+func TestRefusalsByLimitAreCounted(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	g := w.gateway(t, func(c *Config) {
+		c.MaxFrame, c.HandshakeFrames, c.HandshakeBytes, c.MaxConnections, c.RequestRate, c.RequestBurst = 4096, 3, 2048, 1, 1, 2
+	})
+	token := w.token(t, grant{scopes: []string{"operator.read"}})
+
+	many := g.dial(t, token)
+	for range 4 {
+		many.send("connect.init", newTestDevice(t).init("client"))
+	}
+	many.requireClosed(4003, "handshake overflow")
+	long := g.dial(t, token)
+	long.raw(strings.Repeat(" ", 2049))
+	long.requireClosed(4003, "handshake overflow")
+	require.Equal(t, 2.0, g.hits(limitHandshake))
+
+	large := g.dial(t, token)
+	large.raw(strings.Repeat(" ", 4097))
+	require.Equal(t, 1009, int(large.closed().Code))
+	within(t, func() bool { return g.hits(limitFrame) == 1 })
+
+	in := g.connect(t, grant{})
+	full := g.dial(t, token)
+	device := newTestDevice(t)
+	var challenge struct {
+		ConnectionID string `json:"connection_id"`
+		Challenge    string `json:"challenge"`
+	}
+	full.ok("connect.init", device.init("client"), &challenge)
+	full.send("connect.proof", device.prove("client", challenge.ConnectionID, challenge.Challenge))
+	full.requireClosed(4009, "tenant full")
+	require.Equal(t, 1.0, g.hits(limitConnections))
+
+	ids := map[string]bool{}
+	for range 10 {
+		ids[in.send("ping", map[string]any{})] = true
+	}
+	limited := 0
+	for range ids {
+		f, err := in.read()
+		require.NoError(t, err)
+		if f.Error != nil {
+			require.Equal(t, "rate_limited", f.Error.Code)
+			require.NotNil(t, f.Error.Details["retry_after_ms"])
+			limited++
+		}
+	}
+	require.Positive(t, limited)
+	require.InDelta(t, limited, g.hits(limitRequests), 0)
+
+	open := g.open(t, token, nil, "", false)
+	require.Equal(t, http.StatusOK, open.answer.StatusCode)
+	require.Equal(t, http.StatusTooManyRequests, g.open(t, token, nil, "", false).answer.StatusCode)
+	require.Equal(t, 1.0, g.hits(limitStreams))
+}
+
+// TestHalfOpenConnections holds that those who send no request make room for those
+// who do.
+func TestHalfOpenConnections(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	g := w.gateway(t, func(c *Config) { c.MaxHalfOpen = 5 })
+	peer := g.connect(t, grant{})
+	var idle []net.Conn
+	for i := range 20 {
+		conn, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", g.Addr())
+		require.NoError(t, err)
+		defer conn.Close()
+		if i%2 == 0 {
+			_, err = fmt.Fprint(conn, "GET /ws HTTP/1.1\r\nHost: x\r\nX-Slow: ")
+			require.NoError(t, err)
+		}
+		idle = append(idle, conn)
+	}
+	within(t, func() bool { return g.hits(limitHalfOpen) >= 15 })
+	for _, conn := range idle[:15] {
+		require.NoError(t, conn.SetReadDeadline(time.Now().Add(patience)))
+		_, err := conn.Read(make([]byte, 1))
+		require.Error(t, err)
+		require.NotErrorIs(t, err, context.DeadlineExceeded)
+	}
+	peer.ok("ping", map[string]any{}, nil)
+	g.connect(t, grant{}).ok("ping", map[string]any{}, nil)
+}
