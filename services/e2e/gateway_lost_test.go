@@ -1,7 +1,9 @@
 package e2e
 
 import (
+	"os"
 	"slices"
+	"strconv"
 	"testing"
 	"time"
 
@@ -18,23 +20,34 @@ const lostWithin = 11 * time.Second
 // lostWithinRaced allows for the race detector on a busy machine.
 const lostWithinRaced = 20 * time.Second
 
-// TestGatewayKilled kills a gateway with 500 agents on it.
+// fleetVariable is how many agents are on the gateway that is killed.
+const fleetVariable = "ROLLCALL_E2E_FLEET"
+
+// TestGatewayKilled kills a gateway with 500 agents on it, or with as many as the
+// environment says.
 func TestGatewayKilled(t *testing.T) {
 	s := newStack(t, options{abrupt: true, args: []string{"--gateways", "2", "--presence", "2", "--lease", "1"}})
 	a, b := s.Gateways[0], s.Gateways[1]
 	s.journal()
 	watcher := s.observe(t, b, client.Selection{All: true})
-	doomed, safe := names("doomed", 500), names("safe", 100)
+	size := 500
+	if text := os.Getenv(fleetVariable); text != "" {
+		var err error
+		size, err = strconv.Atoi(text)
+		require.NoError(t, err, fleetVariable)
+	}
+	doomed, safe := names("doomed", size), names("safe", 100)
+	all := size + len(safe)
 	began := time.Now()
 	conns := s.fleet(t, a, doomed)
 	s.fleet(t, b, safe)
-	watcher.await("all online", 0, 600)
-	t.Logf("600 agents online within %s", time.Since(began).Round(time.Millisecond))
+	watcher.await("all online", 0, all)
+	t.Logf("%d agents online within %s", all, time.Since(began).Round(time.Millisecond))
 	before := conns[0].Welcome().Gateway
 
 	killed := time.Now()
 	again := s.kill(a.PID)
-	offline := watcher.await("all of gateway A offline", 600, 500)
+	offline := watcher.await("all of gateway A offline", all, size)
 	s.checkLost(t, offline, doomed, killed)
 	disband(conns)
 
@@ -44,7 +57,7 @@ func TestGatewayKilled(t *testing.T) {
 	conns = s.fleet(t, a, doomed)
 	require.Equal(t, before.InstanceID, conns[0].Welcome().Gateway.InstanceID)
 	require.NotEqual(t, before.Incarnation, conns[0].Welcome().Gateway.Incarnation)
-	back := watcher.await("all online again", 1100, 500)
+	back := watcher.await("all online again", all+size, size)
 	online := map[string]int{}
 	for _, e := range back {
 		require.Equal(t, subjects.StatusOnline, e.changed.Status, e.changed.AgentID)

@@ -101,8 +101,8 @@ func (g *Gateway) status(ctx context.Context, tenant string) statusDoc {
 		StartedAt: g.startedAt, UptimeMS: now.Sub(g.startedAt).Milliseconds(),
 		NATS: natsStatus{
 			Connected: g.conn.Connected(), ServerVersion: g.events.version(g.conn), Replicas: facts.Replicas,
-			// JetStream's own interface does not tell what the servers are set to.
-			Sync: "unknown", RowAgeMS: now.Sub(g.claim.lastSaved()).Milliseconds(),
+			// No client can ask; it is what the gateway was told.
+			Sync: g.cfg.NATSSync, RowAgeMS: now.Sub(g.claim.lastSaved()).Milliseconds(),
 		},
 		Connections: g.admission.heldBy(tenant),
 	}

@@ -307,6 +307,7 @@ func (s *Service) sweep(ctx context.Context, done common) error {
 		return err
 	}
 	s.metrics.consumers.Set(float64(len(existing)))
+	s.metrics.perAgent.Set(float64(len(existing)) / float64(max(len(rows), 1)))
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(sweepParallel)
 	for key, applied := range rows {
