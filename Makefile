@@ -40,7 +40,7 @@ VULN_WAIT ?= 60
 # 1: an unreachable database is a failure too.
 VULN_REQUIRED ?=
 
-.PHONY: help build up test e2e attack chaos mutants bench fuzz lint fmt tidy tidy-check vuln standalone check tools clean
+.PHONY: help build up test e2e attack chaos mutants bench fuzz lint fmt tidy tidy-check vuln standalone ui ui-check ui-test ui-bench check tools clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,6 +54,7 @@ up: build ## build and start everything on this machine, with demo agents (UP_FL
 
 test: ## all tests of all modules, race detector on (TEST_FLAGS, TEST_TIMEOUT)
 	@cc=$$(go env CC); command -v "$${cc%% *}" >/dev/null || { echo "make test: the race detector needs a C compiler, and there is no $$cc" >&2; exit 1; }
+	@scripts/browser.sh
 	CGO_ENABLED=1 go test -race -count=1 -timeout $(TEST_TIMEOUT) $(TEST_FLAGS) work
 
 e2e: ## only the black-box tests over the real binaries
@@ -120,8 +121,36 @@ vuln: ## govulncheck over all modules (GOVULNDB, VULN_REQUIRED)
 standalone: ## build and vet every module by itself, without go.work
 	@set -e; dirs="$(MODULES)"; for dir in $$dirs; do echo "standalone $${dir#$(CURDIR)/}"; (cd "$$dir" && GOWORK=off go build ./... && GOWORK=off go vet ./...); done
 
+UI := services/gateway/ui
+
+$(UI)/node_modules/.package-lock.json: $(UI)/package-lock.json
+	npm ci --prefix $(UI) --no-audit --no-fund
+	@touch $@
+
+ui: $(UI)/node_modules/.package-lock.json ## build the gateway's page from its source (npm)
+	node $(UI)/build.mjs $(UI)/dist
+
+# Who has no npm changes nothing of the page; CI has it.
+ui-check: ## the page: types, unit tests, and that the built page is that of its source
+	@if ! command -v npm >/dev/null; then \
+		echo "make ui-check: there is no npm, the page is NOT checked"; [ -z "$${CI:-}" ]; exit; \
+	fi; \
+	$(MAKE) --no-print-directory $(UI)/node_modules/.package-lock.json; \
+	cd $(UI); npm run --silent types; npm run --silent test; node build.mjs .build/dist; \
+	diff -r dist .build/dist || { echo "make ui-check: dist is not what src makes of it; run make ui" >&2; exit 1; }
+
+ui-test: ## the tests in a browser in full: 2,000 agents, every page at three sizes (screenshots in bench-out/ui)
+	@scripts/browser.sh
+	ROLLCALL_UI_FULL=1 go test -count=1 -timeout 15m -v $(TEST_FLAGS) -run 'TestScreens' ./services/e2e
+
+UI_BENCH_TIME ?= 1m
+
+ui-bench: ## the page with 10,000 agents: first paint, frames and memory (UI_BENCH_TIME)
+	@scripts/browser.sh
+	ROLLCALL_UI_BENCH=$(UI_BENCH_TIME) go test -count=1 -timeout 30m -v -run 'TestScreensBench' ./services/e2e
+
 check: ## everything CI runs, in its order
-	+@set -e; for step in test lint vuln standalone tidy-check; do \
+	+@set -e; for step in ui-check test lint vuln standalone tidy-check; do \
 		echo "==> make $$step"; start=$$SECONDS; \
 		$(MAKE) --no-print-directory "$$step"; \
 		echo "<== make $$step took $$((SECONDS - start)) s"; \

@@ -4,6 +4,9 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/ed25519"
+	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -18,6 +21,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -42,7 +46,7 @@ func scaleOf() scale {
 	if os.Getenv("ATTACK") == "full" {
 		return scale{before: 10_000, after: 10_000, halfOpen: 5000, loris: 400, handshakeTimeout: 30 * time.Second, full: true}
 	}
-	return scale{before: 500, after: 10_000, halfOpen: 400, loris: 20, handshakeTimeout: 4 * time.Second}
+	return scale{before: 500, after: 10_000, halfOpen: 400, loris: 20, handshakeTimeout: 3 * time.Second}
 }
 
 // pulse is a healthy peer that asks something all the time.
@@ -127,6 +131,13 @@ func (l level) String() string {
 	return fmt.Sprintf("%.0f goroutines, %.0f files, %.1f MiB resident, %.1f MiB heap", l.goroutines, l.files, l.resident/(1<<20), l.heap/(1<<20))
 }
 
+// near is what a gateway comes back to. The runtime gives memory back to the system
+// when it has had no use for it for minutes; the race detector never does.
+func (l level) near(idle level) bool {
+	return l.goroutines <= idle.goroutines+50 && l.files <= idle.files+50 && l.heap <= idle.heap+(32<<20) &&
+		(raceBuild || l.resident <= idle.resident+(64<<20))
+}
+
 // levelOf asks a gateway's metrics.
 func levelOf(t *testing.T, g gateway) level {
 	t.Helper()
@@ -164,12 +175,12 @@ func TestAttackFlood(t *testing.T) {
 	s.quiet(t, acme)
 	before := s.owned(t, acme)
 	rng := newRandom(t)
-	p.during("quiet", func() { time.Sleep(2 * time.Second) })
+	p.during("quiet", func() { time.Sleep(time.Second) })
 	idle := levelOf(t, g)
 	t.Logf("idle: %s", idle)
 
-	var after [2]level
-	for wave := range after {
+	var settled level
+	for wave := range 2 {
 		p.during("random frames before the handshake", func() { s.floodBefore(t, g, rng, size.before/2) })
 		p.during("random frames after the handshake", func() { s.floodAfter(t, g, rng, size.after/2) })
 		p.during("half-open handshakes", func() { s.floodHalfOpen(t, g, size) })
@@ -177,20 +188,15 @@ func TestAttackFlood(t *testing.T) {
 			p.during("slow-loris", func() { s.floodSlowly(t, g, size) })
 		}
 		t.Logf("after wave %d: %s", wave+1, levelOf(t, g))
-		awaitFor(t, 4*time.Minute, "the gateway's level as before", func() bool {
+		awaitFor(t, 6*time.Minute, "the gateway's level as before", func() bool {
 			time.Sleep(100 * time.Millisecond)
-			after[wave] = levelOf(t, g)
-			return after[wave].goroutines <= idle.goroutines+50 && after[wave].files <= idle.files+50 && after[wave].heap <= idle.heap+(32<<20)
+			settled = levelOf(t, g)
+			return settled.near(idle)
 		})
-		t.Logf("settled: %s", after[wave])
+		t.Logf("settled: %s", settled)
 	}
-	// What a first wave makes the runtime keep, for the next one, is no leak; what
-	// the second adds to it would be. The race detector keeps a shadow of all memory
-	// that was ever used, so with it there is nothing to be seen in this.
 	if raceBuild {
 		t.Log("resident memory is not compared: the race detector gives none back; make attack does without it")
-	} else {
-		require.LessOrEqual(t, after[1].resident, after[0].resident*1.25+(16<<20), "resident memory after the second wave")
 	}
 	p.report(t)
 	require.Equal(t, before, s.owned(t, acme), "nothing crossed")
@@ -224,6 +230,18 @@ func newRandom(t *testing.T) *random {
 		frame, err := strconv.Unquote(quoted)
 		require.NoError(t, err, file)
 		r.corpus = append(r.corpus, []byte(frame))
+	}
+	// A handshake that is right but for what is changed in it gets further than most.
+	material := sha256.Sum256([]byte(strconv.FormatUint(r.seed, 10)))
+	key := ed25519.NewKeyFromSeed(material[:])
+	good := [][]byte{
+		mustJSON(t, map[string]any{"request_id": "1", "type": "connect.init", "payload": initOf(key, nil, map[string]any{"mode": "test", "label": "l"})}),
+		mustJSON(t, map[string]any{"request_id": "2", "type": "connect.proof", "payload": map[string]string{
+			"connection_id": nobody, "proof": client.Prove(key, client.RoleClient, nobody, "AAAA"),
+		}}),
+	}
+	for range len(files) / 4 {
+		r.corpus = append(r.corpus, good...)
 	}
 	return r
 }
@@ -390,70 +408,100 @@ func upgradeText(g gateway, text string) (address, request string) {
 		"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Protocol: rollcall.v1\r\nAuthorization: Bearer " + text + "\r\n\r\n"
 }
 
-// upgraded opens a socket by hand, which costs next to nothing.
-func upgraded(g gateway, text string) (net.Conn, *bufio.Reader, error) {
-	address, request := upgradeText(g, text)
-	conn, err := net.DialTimeout("tcp", address, patience)
-	if err != nil {
-		return nil, nil, err
-	}
-	_ = conn.SetDeadline(time.Now().Add(2 * patience))
-	if _, err = io.WriteString(conn, request); err != nil {
-		return conn, nil, err
-	}
-	read := bufio.NewReaderSize(conn, 512)
-	line, err := read.ReadString('\n')
-	if err == nil && !strings.Contains(line, "101") {
-		err = fmt.Errorf("upgrade answered %q", line)
-	}
-	return conn, read, err
-}
-
 // floodHalfOpen opens sockets that never prove anything, all at once, half of them
-// with a challenge. All are closed when their time is up.
+// with a challenge. Each is told why it ends: its time is up, or there are too many
+// like it.
 func (s *stack) floodHalfOpen(t *testing.T, g gateway, size scale) {
 	t.Helper()
 	text, err := s.mint(token.Grant{Tenant: globex})
 	require.NoError(t, err)
-	key := newKey(t)
-	init := maskedFrame(t, map[string]any{"request_id": "1", "type": "connect.init", "payload": initOf(key, nil, nil)})
-	refused := func() float64 { return metricsOf(t, g.URL)[`rollcall_gateway_handshakes_total{outcome="4002"}`] }
-	before := refused()
+	init := maskedFrame(t, map[string]any{"request_id": "1", "type": "connect.init", "payload": initOf(newKey(t), nil, nil)})
 	var group errgroup.Group
 	group.SetLimit(64)
-	conns := make([]net.Conn, size.halfOpen)
-	readers := make([]*bufio.Reader, size.halfOpen)
+	open := make([]*halfOpen, size.halfOpen)
 	began := time.Now()
-	for i := range conns {
+	for i := range open {
 		group.Go(func() (err error) {
-			if conns[i], readers[i], err = upgraded(g, text); err == nil && i%2 == 0 {
-				_, err = conns[i].Write(init)
+			open[i], err = openHalf(g, text)
+			if err == nil && i%2 == 0 {
+				_, _ = open[i].conn.Write(init) // it may be closed already
 			}
 			return err
 		})
 	}
 	err = group.Wait()
 	defer func() {
-		for _, conn := range conns {
-			if conn != nil {
-				_ = conn.Close()
+		for _, half := range open {
+			if half != nil {
+				_ = half.conn.Close()
 			}
 		}
 	}()
 	require.NoError(t, err)
-	opening := time.Since(began)
-	t.Logf("%d half-open handshakes opened within %s, of %s that each may take: %s", size.halfOpen, opening.Round(time.Millisecond), size.handshakeTimeout, levelOf(t, g))
-	for i := range readers {
+	t.Logf("%d half-open handshakes within %s, of %s that each may take: %s", size.halfOpen, time.Since(began).Round(time.Millisecond), size.handshakeTimeout, levelOf(t, g))
+	var mu sync.Mutex
+	ends := map[string]int{}
+	group.SetLimit(len(open))
+	for _, half := range open {
 		group.Go(func() error {
-			rest, err := io.ReadAll(readers[i])
-			if err == nil && !bytes.Contains(rest, []byte{0x0f, 0xa2}) {
-				return fmt.Errorf("half-open socket %d ended without 4002", i)
-			}
+			end, err := half.end()
+			mu.Lock()
+			defer mu.Unlock()
+			ends[end]++
 			return err
 		})
 	}
 	require.NoError(t, group.Wait())
-	require.InDelta(t, before+float64(size.halfOpen), refused(), 0, "each was told, once, that its time is up")
+	t.Logf("half-open handshakes ended: %v", ends)
+	require.Positive(t, ends[endTimeout])
+	require.Equal(t, size.halfOpen, ends[endTimeout]+ends[endBusy]+ends[endTurnedAway], "%v", ends)
+}
+
+// Ends of a half-open handshake.
+const (
+	endTimeout    = "4002"
+	endBusy       = "1013"
+	endTurnedAway = "503"
+)
+
+// halfOpen is a socket by hand, which costs next to nothing.
+type halfOpen struct {
+	conn net.Conn
+	read *bufio.Reader
+	// status is the answer to the upgrade.
+	status string
+}
+
+func openHalf(g gateway, text string) (*halfOpen, error) {
+	address, request := upgradeText(g, text)
+	conn, err := net.DialTimeout("tcp", address, patience)
+	if err != nil {
+		return nil, err
+	}
+	h := &halfOpen{conn: conn, read: bufio.NewReaderSize(conn, 512)}
+	_ = conn.SetDeadline(time.Now().Add(2 * patience))
+	if _, err = io.WriteString(conn, request); err != nil {
+		return h, err
+	}
+	h.status, err = h.read.ReadString('\n')
+	return h, err
+}
+
+// end waits until the gateway ends it, and says how.
+func (h *halfOpen) end() (string, error) {
+	if strings.Contains(h.status, " 503 ") {
+		return endTurnedAway, nil // the connection itself may be used again
+	}
+	rest, err := io.ReadAll(h.read)
+	if errors.Is(err, syscall.ECONNRESET) && len(rest) > 0 {
+		err = nil // what was sent after it was closed
+	}
+	for end, code := range map[string][]byte{endTimeout: {0x0f, 0xa2}, endBusy: {0x03, 0xf5}} {
+		if bytes.Contains(rest, code) {
+			return end, err
+		}
+	}
+	return fmt.Sprintf("%q %x", h.status, rest[max(0, len(rest)-20):]), err
 }
 
 // maskedFrame is a frame as a client sends it, with a mask of zeros.

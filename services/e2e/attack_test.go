@@ -143,6 +143,9 @@ func call(t *testing.T, method, url string, header http.Header) (status int, bod
 	defer func() { _ = response.Body.Close() }()
 	data, err := io.ReadAll(response.Body)
 	require.NoError(t, err)
+	if response.StatusCode >= http.StatusBadRequest {
+		leaks.frame(data)
+	}
 	return response.StatusCode, string(data)
 }
 

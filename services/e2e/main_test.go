@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -41,7 +42,23 @@ func testMain(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, "e2e:", err)
 		return 1
 	}
-	return m.Run()
+	leaks.dir = filepath.Join(dir, "said")
+	if err := os.Mkdir(leaks.dir, 0o700); err != nil {
+		fmt.Fprintln(os.Stderr, "e2e:", err)
+		return 1
+	}
+	code := m.Run()
+	found, size, err := leaks.search()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "e2e: search for secrets:", err)
+		return 1
+	}
+	fmt.Printf("e2e: looked for %d secrets in %d files and answers of %d KiB: %d found\n", len(leaks.secrets), len(leaks.said), size>>10, len(found))
+	if len(found) > 0 {
+		fmt.Fprintln(os.Stderr, strings.Join(found, "\n"))
+		return 1
+	}
+	return code
 }
 
 // build puts the binaries of a stack into dir: the services with the race

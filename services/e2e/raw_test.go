@@ -49,6 +49,12 @@ func (s *stack) raw(t *testing.T, g gateway, token string) *rawSocket {
 		Subprotocols: []string{"rollcall.v1"}, HTTPHeader: header,
 	})
 	require.NoError(t, err, "whatever the token is, the upgrade succeeds")
+	return listenTo(t, conn)
+}
+
+// listenTo reads a socket until it ends or the test does.
+func listenTo(t *testing.T, conn *websocket.Conn) *rawSocket {
+	t.Helper()
 	r := &rawSocket{t: t, conn: conn, frames: make(chan []byte, 64)}
 	// It reads all the time, so that it sees the close frame even while it
 	// writes to a gateway that has stopped listening.
@@ -60,6 +66,7 @@ func (s *stack) raw(t *testing.T, g gateway, token string) *rawSocket {
 				r.err = err
 				return
 			}
+			leaks.frame(data)
 			r.frames <- data
 		}
 	}()
@@ -150,6 +157,7 @@ func (r *rawSocket) begin(key ed25519.PrivateKey) challenge {
 // prove sends connect.proof.
 func (r *rawSocket) prove(connection, proof string) {
 	r.t.Helper()
+	leaks.confide("a proof", proof)
 	r.ask("connect.proof", map[string]string{"connection_id": connection, "proof": proof})
 }
 

@@ -120,6 +120,7 @@ func newStack(t *testing.T, o options) *stack {
 	t.Cleanup(func() {
 		s.stop()
 		s.checkLogs()
+		s.surrender()
 	})
 	s.learn()
 	return s
@@ -314,6 +315,7 @@ func (s *stack) stop() {
 		return
 	}
 	s.stopped = true
+	s.collect()
 	s.disconnect()
 	for _, p := range s.own {
 		signal(s.t, p.pid, syscall.SIGTERM)

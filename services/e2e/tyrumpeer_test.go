@@ -92,6 +92,7 @@ func (s *stack) tyrum(t *testing.T, g gateway, grant token.Grant, before *tyrumP
 				p.err = err
 				return
 			}
+			leaks.frame(data)
 			p.frames <- data
 		}
 	}()

@@ -68,6 +68,13 @@ func (a *admission) count() int {
 	return a.total
 }
 
+// heldBy returns the number of places that a tenant has taken.
+func (a *admission) heldBy(tenant string) int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.held[tenant]
+}
+
 // maxAddresses is where the upgrade limiter starts to forget idle addresses.
 const maxAddresses = 10_000
 

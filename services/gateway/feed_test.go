@@ -192,9 +192,9 @@ func TestSnapshotWaitsForAnnouncedRows(t *testing.T) {
 
 	b.row("a", 7, "working") // revision 5 was overwritten before it was delivered
 	require.True(t, b.await(wantAll(), need))
-	snapshot := b.view.cut(wantAll())
+	snapshot := b.view.cut(wantAll(), doubt{})
 	b.release(snapshot)
-	require.Equal(t, subjects.StatusWorking, snapshot.rows()[0].Status)
+	require.Equal(t, subjects.StatusWorking, snapshot.shown[0].Status)
 	b.event("a", 7) // the feed is behind the view
 	b.event("b", 6)
 	b.event("a", 8)
@@ -212,7 +212,7 @@ func TestBufferedEventsInsideTheSnapshotAreDropped(t *testing.T) {
 	b.event("b", 4) // its row comes later
 	b.event("c", 0) // names no row
 	require.Empty(t, b.delivered(), "buffered until the response is out")
-	snapshot := b.view.cut(wantAll())
+	snapshot := b.view.cut(wantAll(), doubt{})
 	b.event("a", 5)
 	b.release(snapshot)
 	require.Equal(t, []string{"b@4", "c@0", "a@5"}, b.delivered())
@@ -229,8 +229,8 @@ func TestSkippedRevision(t *testing.T) {
 	require.Empty(t, need)
 	b.event("a", 3)
 	b.row("b", 4, "online")
-	snapshot := b.view.cut(wantOnly("a"))
-	require.Equal(t, subjects.StatusOffline, snapshot.rows()[0].Status)
+	snapshot := b.view.cut(wantOnly("a"), doubt{})
+	require.Equal(t, subjects.StatusOffline, snapshot.shown[0].Status)
 	b.event("a", 5)
 	b.release(snapshot)
 	require.Equal(t, []string{"a@3", "a@5"}, b.delivered())
@@ -265,7 +265,7 @@ func TestAbandonedSubscription(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, 10)
 	b.begin(wantOnly("old"))
-	b.release(b.view.cut(wantOnly("old")))
+	b.release(b.view.cut(wantOnly("old"), doubt{}))
 	b.begin(wantOnly("old", "new"))
 	b.event("old", 2)
 	b.event("new", 3)
@@ -344,7 +344,7 @@ func TestFullQueues(t *testing.T) {
 		b.event("a", revision+1)
 	}
 	require.Empty(t, b.delivered(), "held until the response is out")
-	b.release(b.view.cut(wantAll()))
+	b.release(b.view.cut(wantAll(), doubt{}))
 	var got []string
 	within(t, func() bool { got = append(got, b.delivered()...); return len(got) == 5 })
 	require.Equal(t, []string{"a@1", "a@2", "a@3", "a@4", "a@5"}, got, "what came meanwhile waits for room")
@@ -352,7 +352,7 @@ func TestFullQueues(t *testing.T) {
 
 	b = newBench(t, 2)
 	b.begin(wantAll())
-	b.release(b.view.cut(wantAll()))
+	b.release(b.view.cut(wantAll(), doubt{}))
 	for revision := range uint64(2) {
 		b.event("a", revision+1)
 	}
@@ -379,9 +379,9 @@ func TestUnreadableInputIsPassedOver(t *testing.T) {
 	b.row("a", 1, "online")
 	b.view.applyPresence(bus.Update{Key: "acme.agent.a", Value: []byte("{"), Revision: 2, Op: bus.Put})
 	b.view.applyPresence(bus.Update{Key: "acme.nonsense", Value: []byte("{}"), Revision: 3, Op: bus.Put})
-	require.Zero(t, b.view.list("acme", listQuery{kind: kindAgents, limit: 10}).Total)
+	require.Zero(t, b.view.list("acme", listQuery{kind: kindAgents, limit: 10}, doubt{}).Total)
 	b.begin(wantAll())
-	b.release(b.view.cut(wantAll()))
+	b.release(b.view.cut(wantAll(), doubt{}))
 	b.deliver(&bus.Delivery{Subject: subjects.AgentPresence("acme", "a").String(), Data: []byte("{"), Seq: 1, Time: time.Now(), Origin: origin})
 	require.Empty(t, b.delivered())
 }

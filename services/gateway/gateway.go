@@ -65,6 +65,7 @@ type Gateway struct {
 	// a time.
 	readmissions chan []*socket
 	streams      *streams
+	events       eventsFacts
 	edge         *edge
 
 	// These exist once Run has reached JetStream, and before a socket is let in.

@@ -18,6 +18,7 @@ import (
 
 	"rollcall/services/gateway/internal/machine"
 	"rollcall/services/gateway/internal/token"
+	"rollcall/services/gateway/ui"
 	"rollcall/subjects"
 )
 
@@ -37,7 +38,13 @@ func (g *Gateway) routes(life context.Context) http.Handler {
 	mux.HandleFunc("GET /presence", g.getPresence)
 	mux.HandleFunc("GET /leases", g.getLeases)
 	mux.HandleFunc("GET /events", g.getEvents)
+	mux.HandleFunc("GET /status", g.getStatus)
+	mux.HandleFunc("GET /connections", g.getConnections)
+	mux.HandleFunc("GET /openapi.yaml", g.getOpenAPI)
 	g.doors(mux)
+	if err := ui.Register(mux); err != nil {
+		panic("gateway: the page was not embedded: " + err.Error()) // a build that cannot be
+	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		g.guardBrowsers(w, r)
 		if r.URL.Path == "/readyz" {
@@ -205,7 +212,7 @@ func (g *Gateway) getPresence(w http.ResponseWriter, r *http.Request) {
 		g.writeError(w, err)
 		return
 	}
-	writeJSON(w, http.StatusOK, "application/json", presencePage{Status: "ok", GeneratedAt: time.Now().UTC(), listResult: page})
+	g.writePage(w, r, presencePage{Status: "ok", GeneratedAt: time.Now().UTC(), listResult: page})
 }
 
 // authorize finds out who asks, and answers whoever cannot be told anything.
@@ -237,13 +244,15 @@ func (g *Gateway) verify(w http.ResponseWriter, r *http.Request, text string) (t
 // parseListQuery reads the query string as strictly as a request's payload.
 func parseListQuery(raw string) (listQuery, error) {
 	var p listPayload
+	var agent, gateway, version string
 	err := readQuery(raw, map[string]*string{
 		"kind": &p.Kind, "status": &p.Status, "role": &p.Role, "prefix": &p.Prefix, "after": &p.After,
+		"agent_id": &agent, "gateway_id": &gateway, "version": &version,
 	}, &p.Limit)
 	if err != nil {
 		return listQuery{}, err
 	}
-	return newListQuery(p)
+	return newListQuery(p, func(q *listQuery) { q.agent, q.gateway, q.version = agent, gateway, version })
 }
 
 // readQuery reads a query string into the given fields, and "limit".
@@ -325,6 +334,15 @@ func statusOf(code string) int {
 }
 
 func writeJSON(w http.ResponseWriter, status int, contentType string, body any) {
+	write(w, status, contentType, "no-store", body)
+}
+
+// writeCacheable answers with what its reader may keep, and asks about again.
+func writeCacheable(w http.ResponseWriter, body any) {
+	write(w, http.StatusOK, "application/json", "private, no-cache", body)
+}
+
+func write(w http.ResponseWriter, status int, contentType, cache string, body any) {
 	data, err := json.Marshal(body)
 	if err != nil {
 		http.Error(w, fmt.Sprintf("encode answer: %v", err), http.StatusInternalServerError)
@@ -334,6 +352,7 @@ func writeJSON(w http.ResponseWriter, status int, contentType string, body any) 
 	// be set there is no network.
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(answerTimeout))
 	w.Header().Set("Content-Type", contentType)
+	w.Header().Set("Cache-Control", cache)
 	w.WriteHeader(status)
 	_, _ = w.Write(data) // the peer may have gone
 }

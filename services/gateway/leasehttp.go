@@ -11,10 +11,35 @@ import (
 
 // leasesPage is the body of GET /leases.
 type leasesPage struct {
-	Status      string    `json:"status"`
-	GeneratedAt time.Time `json:"generated_at"`
-	Cursor      string    `json:"cursor"`
-	subjects.LeasePage
+	Status      string      `json:"status"`
+	GeneratedAt time.Time   `json:"generated_at"`
+	Cursor      string      `json:"cursor"`
+	Items       []leaseItem `json:"items"`
+	Total       int         `json:"total"`
+	Next        string      `json:"next,omitempty"`
+}
+
+// leaseItem is a lease with its ages, so that they do not depend on the reader's
+// clock.
+type leaseItem struct {
+	subjects.LeaseRow
+
+	AgeMS      int64 `json:"age_ms"`
+	StateAgeMS int64 `json:"state_age_ms"`
+}
+
+func newLeaseItem(row subjects.LeaseRow, now time.Time) leaseItem {
+	entered := row.RequestedAt
+	switch {
+	case !row.EndedAt.IsZero():
+		entered = row.EndedAt
+	case row.State == subjects.LeaseClaimed && !row.ClaimedAt.IsZero():
+		entered = row.ClaimedAt
+	case !row.ResolvedAt.IsZero():
+		entered = row.ResolvedAt
+	}
+	age := func(since time.Time) int64 { return max(now.Sub(since).Milliseconds(), 0) }
+	return leaseItem{LeaseRow: row, AgeMS: age(row.RequestedAt), StateAgeMS: age(entered)}
 }
 
 // getLeases asks the lease service, so that an answer is never older than the
@@ -50,13 +75,20 @@ func (g *Gateway) getLeases(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	result, err := g.command(r.Context(), o)
-	page := leasesPage{Status: "ok", GeneratedAt: time.Now().UTC(), Cursor: cursor}
+	var found subjects.LeasePage
 	if err == nil {
-		err = decodePage(result, &page.LeasePage)
+		err = decodePage(result, &found)
 	}
 	if err != nil {
 		g.writeError(w, err)
 		return
+	}
+	now := time.Now()
+	page := leasesPage{
+		Status: "ok", GeneratedAt: now.UTC(), Cursor: cursor, Items: make([]leaseItem, len(found.Items)), Total: found.Total, Next: found.Next,
+	}
+	for i, row := range found.Items {
+		page.Items[i] = newLeaseItem(row, now)
 	}
 	writeJSON(w, http.StatusOK, "application/json", page)
 }

@@ -1,7 +1,9 @@
 package gateway
 
 import (
+	"cmp"
 	"context"
+	"slices"
 
 	"rollcall/subjects"
 )
@@ -22,7 +24,9 @@ const (
 // listQuery is a checked question for a page of agents or instances.
 type listQuery struct {
 	kind, status, role, prefix, after string
-	limit                             int
+	// agent, gateway and version narrow a listing over HTTP.
+	agent, gateway, version string
+	limit                   int
 	// onlyAgent and onlyInstance cut the listing down to the asking peer.
 	onlyAgent, onlyInstance string
 }
@@ -37,13 +41,16 @@ type listResult struct {
 	Cursor string `json:"cursor"`
 }
 
-func newListQuery(p listPayload) (listQuery, error) {
+func newListQuery(p listPayload, narrow ...func(*listQuery)) (listQuery, error) {
 	q := listQuery{kind: p.Kind, status: p.Status, role: p.Role, prefix: p.Prefix, after: p.After, limit: defaultLimit}
 	if q.kind == "" {
 		q.kind = kindAgents
 	}
 	if p.Limit != nil {
 		q.limit = *p.Limit
+	}
+	for _, n := range narrow {
+		n(&q)
 	}
 	return q, q.check()
 }
@@ -56,6 +63,10 @@ func (q listQuery) check() error {
 		return subjects.Invalid("limit", "must be 1 to 1000")
 	case len(q.prefix) > maxCursor:
 		return subjects.Invalid("prefix", "must be at most 128 bytes")
+	case len(q.gateway) > maxCursor:
+		return subjects.Invalid("gateway_id", "must be at most 128 bytes")
+	case len(q.version) > maxCursor:
+		return subjects.Invalid("version", "must be at most 128 bytes")
 	case len(q.after) > maxCursor:
 		return subjects.Invalid("after", "must be at most 128 bytes")
 	case q.status != "" && q.kind != kindAgents:
@@ -67,6 +78,11 @@ func (q listQuery) check() error {
 	case "", subjects.StatusOnline, subjects.StatusWorking, subjects.StatusOffline:
 	default:
 		return subjects.Invalid("status", "must be online, working or offline")
+	}
+	if q.agent != "" {
+		if err := subjects.CheckAgent("agent_id", q.agent); err != nil {
+			return err
+		}
 	}
 	switch q.role {
 	case "", subjects.RoleClient, subjects.RoleNode, subjects.RoleGateway:
@@ -83,7 +99,7 @@ func (g *Gateway) list(ctx context.Context, tenant string, q listQuery) (listRes
 	if err != nil {
 		return listResult{}, err
 	}
-	page := g.view.list(tenant, q)
+	page := g.view.list(tenant, q, g.doubt())
 	page.Cursor = cursor
 	return page, nil
 }
@@ -106,28 +122,44 @@ func (g *Gateway) cursor(ctx context.Context, tenant string) (string, error) {
 }
 
 // list takes a page from the view.
-func (v *view) list(tenant string, q listQuery) listResult {
+func (v *view) list(tenant string, q listQuery, d doubt) listResult {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	t := v.tenant(tenant)
 	p := pager{limit: q.limit}
 	if q.kind == kindAgents {
-		pageAgents(&p, t, q)
+		v.pageAgents(&p, t, q, d)
 	} else {
-		v.pageInstances(&p, t, q)
+		v.pageInstances(&p, t, q, d)
 	}
 	return p.result()
 }
 
-func pageAgents(p *pager, t *tenantView, q listQuery) {
+func (v *view) pageAgents(p *pager, t *tenantView, q listQuery, d doubt) {
 	match := func(id string) bool {
 		entry, _ := t.agents.get(id)
-		return q.status == "" || string(entry.row.Status) == q.status
+		return (q.status == "" || string(entry.row.Status) == q.status) && t.holds(entry.row, q)
 	}
-	p.add(idsOf(t.agents, q.onlyAgent), q.prefix, q.after, match, func(id string) any {
+	p.add(idsOf(t.agents, cmp.Or(q.onlyAgent, q.agent)), q.prefix, q.after, match, func(id string) any {
 		entry, _ := t.agents.get(id)
-		return entry.row
+		return v.agentItem(entry.row, d)
 	})
+}
+
+// holds reports whether an agent has a connection to the gateway, and one of the
+// version, that a query asks for.
+func (t *tenantView) holds(row subjects.AgentRow, q listQuery) bool {
+	has := func(is func(subjects.AgentConnectionEntry) bool) bool {
+		return slices.ContainsFunc(row.Connections, is)
+	}
+	return (q.gateway == "" || has(func(c subjects.AgentConnectionEntry) bool { return c.GatewayID == q.gateway })) &&
+		(q.version == "" || has(func(c subjects.AgentConnectionEntry) bool { return t.versionOf(c) == q.version }))
+}
+
+// versionOf is the version a connection's instance has, as far as it is known.
+func (t *tenantView) versionOf(c subjects.AgentConnectionEntry) string {
+	entry, _ := t.instances.get(c.InstanceID)
+	return entry.row.Version
 }
 
 // idsOf lists the ids of a table in order, or only the one a peer may see.
@@ -142,7 +174,7 @@ func idsOf[E any](t *table[E], only string) []string {
 }
 
 // pageInstances lists the gateways first, then the tenant's instances.
-func (v *view) pageInstances(p *pager, t *tenantView, q listQuery) {
+func (v *view) pageInstances(p *pager, t *tenantView, q listQuery, d doubt) {
 	gatewaysAfter, instancesAfter := q.after, q.after
 	_, isGateway := v.gateways.get(q.after)
 	if isGateway || v.gateways.left(q.after) {
@@ -150,20 +182,32 @@ func (v *view) pageInstances(p *pager, t *tenantView, q listQuery) {
 	} else if q.after != "" {
 		gatewaysAfter = lastID
 	}
-	gateway := func(string) bool { return (q.role == "" || q.role == subjects.RoleGateway) && q.onlyInstance == "" }
+	gateway := func(id string) bool {
+		entry, _ := v.gateways.get(id)
+		return (q.role == "" || q.role == subjects.RoleGateway) && q.onlyInstance == "" && q.agent == "" &&
+			(q.gateway == "" || q.gateway == id) && (q.version == "" || q.version == entry.row.Version)
+	}
 	p.add(v.gateways.sorted(), q.prefix, gatewaysAfter, gateway, func(id string) any {
 		entry, _ := v.gateways.get(id)
-		return entry.instance()
+		return instanceItem{InstanceRow: entry.instance(), Uncertain: d.all}
 	})
 	instance := func(id string) bool {
 		entry, _ := t.instances.get(id)
-		row := entry.row
-		return q.role == "" || row.Role == q.role
+		return (q.role == "" || entry.row.Role == q.role) && entry.holds(q)
 	}
 	p.add(idsOf(t.instances, q.onlyInstance), q.prefix, instancesAfter, instance, func(id string) any {
 		entry, _ := t.instances.get(id)
-		return entry.row
+		return instanceItem{InstanceRow: entry.row, Uncertain: v.doubtsLinks(entry.links, d)}
 	})
+}
+
+// holds reports whether an instance has the version, and is connected to the gateway
+// and for the agent, that a query asks for.
+func (e instanceEntry) holds(q listQuery) bool {
+	has := func(is func(subjects.Link) bool) bool { return slices.ContainsFunc(e.links, is) }
+	return (q.version == "" || e.row.Version == q.version) &&
+		(q.agent == "" || e.row.AgentID == q.agent || has(func(l subjects.Link) bool { return l.AgentID == q.agent })) &&
+		(q.gateway == "" || has(func(l subjects.Link) bool { return l.GatewayID == q.gateway }))
 }
 
 // lastID comes after every id.

@@ -57,8 +57,8 @@ func fleet(t *testing.T, w *world, g *gatewayRun) {
 		require.NoError(t, err)
 	}
 	within(t, func() bool {
-		return g.view.list("acme", listQuery{kind: kindAgents, limit: 1}).Total == 10 &&
-			g.view.list("globex", listQuery{kind: kindAgents, limit: 1}).Total == 1
+		return g.view.list("acme", listQuery{kind: kindAgents, limit: 1}, doubt{}).Total == 10 &&
+			g.view.list("globex", listQuery{kind: kindAgents, limit: 1}, doubt{}).Total == 1
 	})
 }
 

@@ -151,8 +151,8 @@ func (s *socket) selectAgents(raw json.RawMessage) (selection, error) {
 }
 
 type subscribeResult struct {
-	Statuses []subjects.AgentRow `json:"statuses"`
-	Cursor   string              `json:"cursor"`
+	Statuses []agentItem `json:"statuses"`
+	Cursor   string      `json:"cursor"`
 }
 
 // subscribe answers with the statuses now, and from then on every change
@@ -176,8 +176,8 @@ func (s *socket) subscribe(ctx context.Context, r machine.Request) {
 		s.answer(r, nil, fmt.Errorf("wait for announced rows: %w", err))
 		return
 	}
-	snapshot := s.gateway.view.cut(want)
-	s.answer(r, subscribeResult{Statuses: snapshot.rows(), Cursor: begun.at.String()}, nil)
+	snapshot := s.gateway.view.cut(want, s.gateway.doubt())
+	s.answer(r, subscribeResult{Statuses: snapshot.shown, Cursor: begun.at.String()}, nil)
 	f.release(s.sub, begun, snapshot)
 }
 

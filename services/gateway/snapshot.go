@@ -74,11 +74,15 @@ func (v *view) progress(tenant string, need map[string]uint64) (arrived, passed 
 
 // agentSnapshot is what a selection looked like at one moment. An agent the
 // view knows nothing of has no revision.
-type agentSnapshot struct{ entries []*agentEntry }
+type agentSnapshot struct {
+	entries []*agentEntry
+	// shown are the agents as peers see them.
+	shown []agentItem
+}
 
 // cut takes a snapshot: the listed agents in the order asked, unknown ones
 // offline; or all known ones by id.
-func (v *view) cut(want selection) agentSnapshot {
+func (v *view) cut(want selection, d doubt) agentSnapshot {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	t := v.tenant(want.tenant)
@@ -86,22 +90,13 @@ func (v *view) cut(want selection) agentSnapshot {
 	if want.all {
 		ids = t.agents.sorted()
 	}
-	entries := make([]*agentEntry, 0, len(ids))
+	entries, shown := make([]*agentEntry, 0, len(ids)), make([]agentItem, 0, len(ids))
 	for _, id := range ids {
 		entry, ok := t.agents.get(id)
 		if !ok {
 			entry = &agentEntry{row: subjects.OfflineAgent(id)}
 		}
-		entries = append(entries, entry)
+		entries, shown = append(entries, entry), append(shown, v.agentItem(entry.row, d))
 	}
-	return agentSnapshot{entries: entries}
-}
-
-// rows returns the agents as peers see them.
-func (s agentSnapshot) rows() []subjects.AgentRow {
-	rows := make([]subjects.AgentRow, len(s.entries))
-	for i, entry := range s.entries {
-		rows[i] = entry.row
-	}
-	return rows
+	return agentSnapshot{entries: entries, shown: shown}
 }

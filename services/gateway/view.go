@@ -35,6 +35,7 @@ type view struct {
 	revision uint64 // of PRESENCE, the last one applied
 	ahead    int    // agents of all tenants that are ahead of their rows
 	changed  chan struct{}
+	own      bookkeeping
 	// resets counts how often PRESENCE was found to be another bucket.
 	resets int
 
@@ -98,6 +99,7 @@ func newView(log zerolog.Logger) *view {
 	return &view{
 		log: log, tenants: map[string]*tenantView{}, gateways: newTable[gatewayEntry](),
 		changed:        make(chan struct{}),
+		own:            newBookkeeping(time.Now()),
 		presenceSynced: synced{c: make(chan struct{})},
 		gatewaysSynced: synced{c: make(chan struct{})},
 	}
@@ -124,6 +126,7 @@ func (v *view) applyPresence(u bus.Update) {
 // it are found to be gone, and are announced again.
 func (v *view) forgetRows() {
 	v.resets++
+	v.own = newBookkeeping(time.Now())
 	for _, t := range v.tenants {
 		t.agents.clear()
 		t.instances.clear()
@@ -135,7 +138,10 @@ func (v *view) forgetRows() {
 func (v *view) applyRowOf(u bus.Update) {
 	key, err := subjects.ParsePresenceKey(u.Key)
 	if err != nil && strings.HasPrefix(u.Key, subjects.SystemTenant+".") {
-		return // presence's own bookkeeping
+		if err := v.own.apply(u); err != nil {
+			v.log.Warn().Err(err).Msg("presence's own row passed over")
+		}
+		return
 	}
 	if err != nil {
 		v.log.Warn().Err(err).Str("key", u.Key).Msg("row under a foreign key passed over")

@@ -36,6 +36,7 @@ func (s *Service) handle(ctx context.Context, d *bus.Delivery) error {
 	if d.Consumer == registrarName {
 		return s.registrar.register(ctx, d, subject, event)
 	}
+	defer s.lag.begin(d.Time)()
 	return s.apply(ctx, d, subject, event)
 }
 

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"rollcall/shared/daemon"
+	"rollcall/subjects"
 )
 
 // Config is what one presence process is told.
@@ -39,10 +40,10 @@ type Config struct {
 const (
 	// perAgent gives each live agent a consumer of its own, and every process
 	// a share of the work.
-	perAgent = "per-agent"
+	perAgent = subjects.ModePerAgent
 	// shared has one process read for all agents, for fleets of many
 	// thousands.
-	shared = "shared"
+	shared = subjects.ModeShared
 )
 
 // register declares the settings of this process.

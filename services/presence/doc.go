@@ -14,7 +14,8 @@
 //	      tenant.system.audit.presence.{brake_engaged,brake_released}
 //	      tenant.T.agent.A.connection.closed, tenant.T.instance.I.connection.closed
 //	      for the connections of a gateway that is lost
-//	rows: PRESENCE T.agent.A, T.instance.I, system.brake, system.reader
+//	rows: PRESENCE T.agent.A, T.instance.I, system.brake, system.reader,
+//	      system.presence.<process>
 //
 // # Who consumes
 //

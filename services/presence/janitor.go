@@ -66,7 +66,9 @@ func (s *Service) observe(ctx context.Context, u bus.Update) {
 	case subjects.PresenceBrakeKey:
 		err = s.brake.observe(u)
 	default:
-		key, err = s.roster.apply(u)
+		if _, ours := subjects.ParsePresenceProcessKey(u.Key); !ours {
+			key, err = s.roster.apply(u)
+		}
 	}
 	if err != nil {
 		s.log.Error().Err(err).Msg("row ignored")

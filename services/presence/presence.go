@@ -42,6 +42,7 @@ type Service struct {
 	gateways  *gateways
 	brake     *brake
 	pulse     pulse
+	lag       lag
 	settings  *tenantSettings
 	metrics   *metrics
 
@@ -258,6 +259,7 @@ func (s *Service) serve(ctx context.Context, group *errgroup.Group) error {
 	group.Go(func() error { return s.catchUp(ctx) })
 	group.Go(func() error { return s.keep(ctx) })
 	group.Go(func() error { return s.report(ctx) })
+	group.Go(func() error { return s.vitals(ctx) })
 	s.health.Set("start", nil)
 	s.log.Info().Str("consumers", s.config.Consumers).Msg("ready")
 	if s.config.Consumers == shared {

@@ -1,0 +1,387 @@
+// What the screens share: the socket, what it brought, and how far it may be believed.
+
+import { Fleet } from "./model/fleet.ts";
+import { Leases } from "./model/leases.ts";
+import { addSample, readSamples, sampleEvery, type Sample } from "./model/strip.ts";
+import { Tail } from "./model/tail.ts";
+import { span } from "./model/time.ts";
+import type { AgentRow, Event, InstanceRow, LeaseRow, Page, Welcome } from "./model/types.ts";
+import { ask, probe, Refused, signIn, signOut } from "./wire/http.ts";
+import { Link, Problem } from "./wire/link.ts";
+
+/** follows are the events that keep the fleet, the inventory and the leases current; presence.changed comes by presence.subscribe. */
+const follows = ["presence.upserted", "presence.pruned", "connection.opened", "connection.closed", "lease.*"];
+
+/** paint is the least time between two updates of the page. */
+const paint = 100;
+const pageSize = 1000;
+const maxLeasePages = 20;
+/** tooLate is how far presence may be behind before statuses are no longer certain. */
+const tooLate = 10_000;
+
+export interface Health {
+  /** status is the answer of /status; null where the gateway has none. */
+  status: any;
+  statusError: string;
+  connections: Page<any> | null;
+  connectionsError: string;
+  ready: { status: number; text: string } | null;
+}
+
+export class App {
+  readonly fleet = new Fleet();
+  readonly leases = new Leases();
+  readonly tail = new Tail();
+  samples: Sample[] = [];
+  welcome: Welcome | null = null;
+  health: Health = { status: null, statusError: "", connections: null, connectionsError: "", ready: null };
+  /** seenAt is when this page was last certain. */
+  seenAt = 0;
+  everLive = false;
+  /** noEvents says why openings, closings and leases do not come in; empty when they do. */
+  noEvents = "";
+  leasesError = "";
+  leasesLoaded = false;
+  /** watched is the agent whose page is open, with what happened to it meanwhile. */
+  watched = "";
+  watchedEvents: Event[] = [];
+
+  tailPaused = false;
+  tailTypes: string[] = ["*"];
+  tailError = "";
+
+  readonly link = new Link({
+    onOpen: (welcome) => this.#opened(welcome),
+    onEvent: (event) => this.#event(event),
+    onChange: () => this.#judge(),
+  });
+  /** tailLink has a socket of its own: a tail that cannot keep up is closed, and the fleet must not be closed with it. */
+  readonly tailLink = new Link({
+    onOpen: () => this.#subscribeTail(),
+    onEvent: (event) => this.#tailEvent(event),
+    onChange: () => this.changed(),
+  });
+
+  #listeners = new Set<() => void>();
+  #painted = 0;
+  #scheduled = false;
+  #polling = false;
+  #polls = 0;
+  #refetch = 0;
+  #subscription = "";
+  #wantLeases = false;
+
+  constructor() {
+    setInterval(() => void this.#poll(), 2000);
+    setInterval(() => this.#sample(), sampleEvery / 2);
+    this.link.start();
+  }
+
+  /** listen calls f after changes, at most once per paint. */
+  listen(f: () => void): () => void {
+    this.#listeners.add(f);
+    return () => this.#listeners.delete(f);
+  }
+
+  /** changed makes the page draw itself again, soon. */
+  changed(): void {
+    if (this.#scheduled) return;
+    this.#scheduled = true;
+    const wait = Math.max(0, this.#painted + paint - performance.now());
+    const draw = () => {
+      this.#scheduled = false;
+      this.#painted = performance.now();
+      for (const f of this.#listeners) f();
+      this.fleet.changed.clear();
+    };
+    // A hidden page gets no frames, and has nothing to draw until it is seen again.
+    if (wait === 0) requestAnimationFrame(draw);
+    else setTimeout(() => requestAnimationFrame(draw), wait);
+  }
+
+  async signIn(token: string): Promise<void> {
+    await signIn(token);
+    this.link.start();
+  }
+
+  async signOut(): Promise<void> {
+    this.link.stop();
+    this.tailLink.stop();
+    await signOut().catch(() => undefined);
+    location.reload();
+  }
+
+  async #opened(welcome: Welcome): Promise<void> {
+    const { link, fleet } = this;
+    this.welcome = welcome;
+    const snapshot = await link.request<{ statuses: AgentRow[]; cursor: string }>("presence.subscribe", { all: true }, 60_000);
+    fleet.followsConnections = false;
+    fleet.gateways = null;
+    fleet.snapshot(snapshot.statuses);
+    if (this.samples.length === 0) this.samples = readSamples(localStorage.getItem(this.#place()), Date.now());
+    try {
+      await link.request("events.subscribe", { types: follows, cursor: snapshot.cursor });
+      fleet.followsConnections = true;
+      this.noEvents = "";
+    } catch (error) {
+      if (!(error instanceof Problem) || error.code !== "forbidden") throw error;
+      this.noEvents = error.message;
+    }
+    void this.#inventory();
+    if (this.#wantLeases) void this.loadLeases();
+    if (this.watched !== "") void this.fetchAgent(this.watched);
+    this.everLive = true;
+  }
+
+  #event(event: Event): void {
+    if (event.type === "resync") {
+      this.link.again("events were missed");
+      return;
+    }
+    const relevant = this.fleet.apply(event);
+    const lease = this.leases.apply(event);
+    if (event.scope.kind === "agent" && event.scope.id === this.watched && this.watched !== "") {
+      this.watchedEvents = [event, ...this.watchedEvents].slice(0, 200);
+      clearTimeout(this.#refetch);
+      const agent = this.watched;
+      this.#refetch = window.setTimeout(() => void this.fetchAgent(agent), 250);
+      this.changed();
+    }
+    if (relevant || lease) this.changed();
+  }
+
+  /** watch keeps what happens to one agent while its page is open. */
+  watch(agent: string): void {
+    this.watched = agent;
+    this.watchedEvents = [];
+    void this.fetchAgent(agent);
+  }
+
+  /** unwatch ends that. The next agent's page may have begun before the last one's has ended. */
+  unwatch(agent: string): void {
+    if (this.watched === agent) this.watched = "";
+  }
+
+  /** fetchAgent asks for an agent's row, which names the evidence. */
+  async fetchAgent(agent: string): Promise<void> {
+    try {
+      const page = await this.link.request<Page<AgentRow>>("presence.list", { prefix: agent, limit: 1 });
+      const row = page.items[0];
+      if (row?.agent_id === agent) this.fleet.replaceAgent(row);
+      this.changed();
+    } catch {
+      // The page says that it is not connected; the next connection asks again.
+    }
+  }
+
+  async #inventory(): Promise<void> {
+    try {
+      this.fleet.replaceInstances(await this.#pages<InstanceRow>("presence.list", { kind: "instances" }, 200));
+      await this.#gateways();
+    } catch {
+      // The poll asks for gateways again, and a new connection for everything.
+    }
+    this.changed();
+  }
+
+  async #gateways(): Promise<void> {
+    const page = await this.link.request<Page<InstanceRow>>("presence.list", { kind: "instances", role: "gateway", limit: pageSize });
+    this.fleet.setGateways(page.items);
+  }
+
+  async #pages<T>(type: string, query: Record<string, unknown>, most: number): Promise<T[]> {
+    const all: T[] = [];
+    let after: string | undefined;
+    for (let n = 0; n < most; n++) {
+      const page: Page<T> = await this.link.request<Page<T>>(type, { ...query, limit: pageSize, ...(after ? { after } : {}) });
+      all.push(...page.items);
+      after = page.next;
+      if (!after) break;
+    }
+    return all;
+  }
+
+  /** loadLeases lists the tenant's leases; events keep them current from then on. */
+  async loadLeases(): Promise<void> {
+    this.#wantLeases = true;
+    try {
+      this.leases.list(await this.#pages<LeaseRow>("lease.list", {}, maxLeasePages));
+      this.leasesLoaded = true;
+      this.leasesError = "";
+    } catch (error) {
+      this.leasesError = (error as Error).message;
+    }
+    this.changed();
+  }
+
+  /** leaveLeases stops asking for them on the next connection. */
+  leaveLeases(): void {
+    this.#wantLeases = false;
+  }
+
+  /** resolve gives a verdict on a lease. */
+  async resolve(lease: LeaseRow, verdict: string, reason: string): Promise<void> {
+    const answer = await this.link.request<{ lease: LeaseRow }>("lease.resolve", {
+      lease_id: lease.lease_id,
+      agent_id: lease.agent_id,
+      verdict,
+      ...(reason === "" ? {} : { reason }),
+    });
+    this.leases.take(answer.lease);
+    this.changed();
+  }
+
+  // #judge works out how far what is shown may be believed.
+  #judge(): void {
+    const { link, fleet, health } = this;
+    if (link.phase === "open" && !link.hushed) {
+      const presence = health.status?.presence;
+      const unready = health.ready?.status === 503 && /nats|view|row/.test(health.ready.text);
+      if (health.status?.nats?.connected === false || (health.status === null && unready)) fleet.setDoubt("the gateway has lost NATS");
+      else if (presence?.mode === "absent") fleet.setDoubt("no presence process is running");
+      else if (typeof presence?.lag_ms === "number" && presence.lag_ms > tooLate) fleet.setDoubt(`presence is ${span(presence.lag_ms)} behind`);
+      else fleet.setDoubt(null);
+    } else {
+      fleet.setDoubt(link.hushed ? "the gateway has not answered for a while" : link.why || "not connected yet");
+    }
+    if (fleet.doubt === null) {
+      const first = this.seenAt === 0;
+      this.seenAt = Date.now();
+      if (first) this.#sample();
+    }
+    this.changed();
+  }
+
+  async #poll(): Promise<void> {
+    if (this.#polling || this.link.phase !== "open") {
+      this.changed(); // countdowns go on
+      return;
+    }
+    this.#polling = true;
+    try {
+      await this.#gateways();
+      if (this.#polls % 2 === 0) await this.#askHealth();
+      if (this.#polls % 30 === 29) await this.#dropLapsed();
+      this.#polls++;
+      this.#judge();
+    } catch {
+      // Whether the gateway answers is the link's to find out.
+    } finally {
+      this.#polling = false;
+    }
+  }
+
+  async #askHealth(): Promise<void> {
+    const health: Health = { status: null, statusError: "", connections: null, connectionsError: "", ready: null };
+    health.ready = await probe("/readyz").catch(() => null);
+    try {
+      health.status = await ask<any>("/status");
+    } catch (error) {
+      health.statusError = missing(error);
+    }
+    if (location.hash.startsWith("#/health")) {
+      try {
+        health.connections = await ask<Page<any>>("/connections?limit=1");
+      } catch (error) {
+        health.connectionsError = missing(error);
+      }
+    }
+    this.health = health;
+  }
+
+  // Rows of agents that are gone lapse on the server, and no event says so.
+  async #dropLapsed(): Promise<void> {
+    const asked = new Date().toISOString();
+    const rows = await this.#pages<AgentRow>("presence.list", { status: "offline" }, 200);
+    this.fleet.keepOffline(new Set(rows.map((row) => row.agent_id)), asked);
+  }
+
+  #place(): string {
+    return "strip:" + (this.welcome?.tenant_id ?? "");
+  }
+
+  #sample(): void {
+    if (!this.everLive) return;
+    this.samples = addSample(this.samples, Date.now(), this.fleet.counts());
+    try {
+      localStorage.setItem(this.#place(), JSON.stringify(this.samples));
+    } catch {
+      // A browser that keeps nothing forgets the strip with the page.
+    }
+    this.changed();
+  }
+
+  /** openTail begins or goes on with the tail, from where it was. */
+  openTail(): void {
+    if (!this.tailPaused) this.tailLink.start();
+  }
+
+  /** leaveTail stops the tail; it goes on from there when it is opened again. */
+  leaveTail(): void {
+    this.tailLink.stop();
+  }
+
+  pauseTail(paused: boolean): void {
+    this.tailPaused = paused;
+    if (paused) this.tailLink.stop();
+    else this.tailLink.start();
+    this.changed();
+  }
+
+  /** skipTail forgets what was missed and goes on with what happens now. */
+  skipTail(): void {
+    if (this.tailLink.phase === "open") void this.#resubscribeTail(false);
+    else {
+      this.tail.clear();
+      this.tail.cursor = "";
+    }
+    this.changed();
+  }
+
+  filterTail(types: string[]): void {
+    this.tailTypes = types;
+    if (this.tailLink.phase === "open") void this.#resubscribeTail(true);
+    else this.tail.clear();
+    this.changed();
+  }
+
+  // What was asked for before may still come until the gateway has answered, so the list is emptied then.
+  async #resubscribeTail(resume: boolean): Promise<void> {
+    try {
+      if (this.#subscription !== "") await this.tailLink.request("events.unsubscribe", { subscription_id: this.#subscription });
+      this.tail.clear();
+      if (!resume) this.tail.cursor = "";
+      await this.#subscribeTail();
+    } catch (error) {
+      this.tailLink.again((error as Error).message);
+    }
+  }
+
+  async #subscribeTail(): Promise<void> {
+    this.#subscription = "";
+    try {
+      const answer = await this.tailLink.request<{ subscription_id: string; cursor: string }>("events.subscribe", {
+        types: this.tailTypes,
+        ...(this.tail.cursor === "" ? {} : { cursor: this.tail.cursor }),
+      });
+      this.#subscription = answer.subscription_id;
+      if (this.tail.cursor === "") this.tail.cursor = answer.cursor;
+      this.tailError = "";
+    } catch (error) {
+      this.tailError = (error as Error).message;
+      throw error;
+    }
+  }
+
+  #tailEvent(event: Event): void {
+    if (event.type === "draining" || event.type === "error") return;
+    this.tail.add(event);
+    this.changed();
+  }
+}
+
+/** missing words why something was not to be had. */
+export function missing(error: unknown): string {
+  if (error instanceof Refused && error.status === 404) return "not available: this gateway has no such address";
+  return "not available: " + (error as Error).message;
+}

@@ -1,0 +1,226 @@
+// The fleet as this page knows it: a snapshot and what has happened since. No clock, no I/O: everything comes in.
+
+import { compareTimes } from "./time.ts";
+import type { AgentRow, Connection, Event, InstanceRow, LeaseRow, Status } from "./types.ts";
+
+/** Shown is what a screen may say of an agent: its status, or that nobody knows. */
+export type Shown = Status | "uncertain";
+
+/** Doubt is why the whole page cannot vouch for what it shows; null when it can. */
+export type Doubt = string | null;
+
+export type Counts = Record<Shown, number>;
+
+export class Fleet {
+  readonly agents = new Map<string, AgentRow>();
+  readonly instances = new Map<string, InstanceRow>();
+  /** gateways are those that are alive by their own row; null while that is unknown. */
+  gateways: Set<string> | null = null;
+  /** followsConnections says that openings and closings come in, so that the rows' connections are current. */
+  followsConnections = false;
+  doubt: Doubt = "not connected yet";
+
+  /** version grows with every change; members with every agent that comes or goes. */
+  version = 0;
+  members = 0;
+  /** changed holds the agents whose look may differ since it was last cleared. */
+  readonly changed = new Set<string>();
+
+  #sorted: string[] | null = null;
+
+  /** ids are all agents in order. */
+  ids(): string[] {
+    this.#sorted ??= [...this.agents.keys()].sort();
+    return this.#sorted;
+  }
+
+  /** snapshot replaces what is known of agents: whoever is not in it is gone. */
+  snapshot(rows: AgentRow[]): void {
+    this.agents.clear();
+    for (const row of rows) this.agents.set(row.agent_id, row);
+    this.#joined();
+    this.#touchAll();
+  }
+
+  /** replaceInstances takes a listing of the inventory. */
+  replaceInstances(rows: InstanceRow[]): void {
+    this.instances.clear();
+    for (const row of rows) this.instances.set(row.instance_id, row);
+    this.#touchAll();
+  }
+
+  /** setGateways takes a listing of the gateways that are alive. */
+  setGateways(rows: InstanceRow[]): void {
+    const alive = new Set(rows.map((row) => row.instance_id));
+    const same = this.gateways !== null && alive.size === this.gateways.size && rows.every((row) => this.gateways?.has(row.instance_id));
+    for (const [id, row] of this.instances) if (row.role === "gateway" && !alive.has(id)) this.instances.delete(id);
+    for (const row of rows) this.instances.set(row.instance_id, row);
+    this.gateways = alive;
+    if (!same) this.#touchAll();
+    else this.version++;
+  }
+
+  /** setDoubt says whether the page can vouch for what it shows. */
+  setDoubt(doubt: Doubt): void {
+    if (this.doubt === doubt) return;
+    const turned = (this.doubt === null) !== (doubt === null);
+    this.doubt = doubt;
+    if (turned) this.#touchAll();
+    else this.version++;
+  }
+
+  /** keepOffline drops agents that read offline and that a listing, asked for at `asked`, does not hold any more. */
+  keepOffline(listed: Set<string>, asked: string): void {
+    for (const [id, row] of this.agents) {
+      if (row.status === "offline" && !listed.has(id) && compareTimes(row.since, asked) < 0) {
+        this.agents.delete(id);
+        this.changed.add(id);
+        this.#joined();
+        this.version++;
+      }
+    }
+  }
+
+  /** replaceAgent takes one agent's row as it is listed now. A row that is older than what is known is not taken. */
+  replaceAgent(row: AgentRow): void {
+    const known = this.agents.get(row.agent_id);
+    if (known && compareTimes(row.since, known.since) < 0) return;
+    if (!known) this.#joined();
+    this.agents.set(row.agent_id, row);
+    this.#touch(row.agent_id);
+  }
+
+  /** apply takes an event and reports whether anything here follows from it. */
+  apply(event: Event): boolean {
+    const p = event.payload;
+    switch (event.type) {
+      case "presence.changed":
+        return this.#status(p);
+      case "presence.upserted":
+        this.instances.set(p.entry.instance_id, p.entry as InstanceRow);
+        this.#touchOwner(p.entry.agent_id);
+        return true;
+      case "presence.pruned": {
+        const row = this.instances.get(p.instance_id);
+        this.instances.delete(p.instance_id);
+        this.#touchOwner(row?.agent_id);
+        return true;
+      }
+      case "connection.opened":
+        return event.scope.kind === "agent" && this.#opened(event.scope.id ?? "", event.occurred_at, p);
+      case "connection.closed":
+        return event.scope.kind === "agent" && this.#closed(event.scope.id ?? "", p.connection_id);
+      case "lease.granted":
+        return this.#lease(p.lease as LeaseRow, true);
+      case "lease.consumed":
+      case "lease.expired":
+        return this.#lease(p.lease as LeaseRow, false);
+      default:
+        return false;
+    }
+  }
+
+  /** shown is what may be said of an agent. */
+  shown(row: AgentRow): Shown {
+    return this.doubtOf(row) === null ? row.status : "uncertain";
+  }
+
+  /** doubtOf is why nothing certain can be said of an agent. */
+  doubtOf(row: AgentRow): Doubt {
+    if (this.doubt !== null) return this.doubt;
+    if (row.status === "offline" || !this.followsConnections || this.gateways === null || row.connections.length === 0) return null;
+    if (row.connections.some((c) => this.gateways?.has(c.gateway_id))) return null;
+    return "its gateway does not answer";
+  }
+
+  /** counts counts the agents by what may be said of them. */
+  counts(): Counts {
+    const counts: Counts = { working: 0, online: 0, offline: 0, uncertain: 0 };
+    for (const row of this.agents.values()) counts[this.shown(row)]++;
+    return counts;
+  }
+
+  /** known counts by the last known status, certain or not. */
+  known(): Record<Status, number> {
+    const counts = { working: 0, online: 0, offline: 0 };
+    for (const row of this.agents.values()) counts[row.status]++;
+    return counts;
+  }
+
+  // A change is told once, and in order. One that is older than the row comes from a snapshot that was newer.
+  #status(p: { agent_id: string; status: Status; reason: string; since: string; connections: number }): boolean {
+    const row = this.agents.get(p.agent_id);
+    if (row && compareTimes(p.since, row.since) < 0) return false;
+    if (!row) this.#joined();
+    const { evidence: _, ...rest } = row ?? { agent_id: p.agent_id, connections: [] as Connection[] };
+    // What proved the last status does not prove this one; the agent's own page asks for the new evidence.
+    this.agents.set(p.agent_id, {
+      ...rest,
+      status: p.status,
+      reason: p.reason,
+      since: p.since,
+      last_seen_at: compareTimes(row?.last_seen_at, p.since) > 0 ? (row?.last_seen_at ?? p.since) : p.since,
+      connections: p.status === "offline" ? [] : rest.connections,
+    });
+    this.#touch(p.agent_id);
+    return true;
+  }
+
+  #opened(agent: string, at: string, p: { connection_id: string; instance_id: string; gateway_id: string; incarnation: string }): boolean {
+    const row = this.agents.get(agent);
+    if (row?.connections.some((c) => c.connection_id === p.connection_id)) return false;
+    const connection: Connection = {
+      connection_id: p.connection_id,
+      instance_id: p.instance_id,
+      gateway_id: p.gateway_id,
+      incarnation: p.incarnation,
+      connected_at: at,
+      leases: [],
+    };
+    // The opening comes before presence has reduced it: until then the agent is what it was.
+    if (!row) this.#joined();
+    const before: AgentRow = row ?? { agent_id: agent, status: "offline", connections: [] };
+    this.agents.set(agent, { ...before, connections: [...before.connections, connection] });
+    this.#touch(agent);
+    return true;
+  }
+
+  #closed(agent: string, connection: string): boolean {
+    const row = this.agents.get(agent);
+    if (!row?.connections.some((c) => c.connection_id === connection)) return false;
+    this.agents.set(agent, { ...row, connections: row.connections.filter((c) => c.connection_id !== connection) });
+    this.#touch(agent);
+    return true;
+  }
+
+  #lease(lease: LeaseRow, begins: boolean): boolean {
+    const row = this.agents.get(lease.agent_id);
+    const at = row?.connections.findIndex((c) => c.connection_id === lease.connection_id) ?? -1;
+    const connection = row?.connections[at];
+    if (!row || !connection || connection.leases.includes(lease.lease_id) === begins) return false;
+    const leases = begins ? [...connection.leases, lease.lease_id] : connection.leases.filter((id) => id !== lease.lease_id);
+    this.agents.set(lease.agent_id, { ...row, connections: row.connections.with(at, { ...connection, leases }) });
+    this.#touch(lease.agent_id);
+    return true;
+  }
+
+  #joined(): void {
+    this.#sorted = null;
+    this.members++;
+  }
+
+  #touch(id: string): void {
+    this.changed.add(id);
+    this.version++;
+  }
+
+  #touchOwner(agent: string | undefined): void {
+    if (agent) this.changed.add(agent);
+    this.version++;
+  }
+
+  #touchAll(): void {
+    for (const id of this.agents.keys()) this.changed.add(id);
+    this.version++;
+  }
+}

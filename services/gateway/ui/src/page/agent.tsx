@@ -1,0 +1,143 @@
+import { useEffect, useState } from "preact/hooks";
+import { missing } from "../app.ts";
+import { useApp } from "../hooks.ts";
+import type { Event, InstanceRow } from "../model/types.ts";
+import { Ago, Facts, Json, Short, StatusTag, Table } from "../parts.tsx";
+import { ask } from "../wire/http.ts";
+
+/** Entry is a line of an agent's timeline. */
+interface Entry {
+  id: string;
+  at: string;
+  type: string;
+  text: string;
+}
+
+export function AgentPage({ id }: { id: string }) {
+  const app = useApp();
+  const { fleet } = app;
+  const [past, setPast] = useState<Entry[]>([]);
+  const [noPast, setNoPast] = useState("");
+  useEffect(() => {
+    app.watch(id);
+    let current = true;
+    ask<{ items: Event[] }>(`/agents/${encodeURIComponent(id)}/history?include=all&limit=200`)
+      .then((answer) => current && setPast(answer.items.map(entryOf)))
+      .catch((error) => current && setNoPast(missing(error)));
+    return () => {
+      current = false;
+      app.unwatch(id);
+    };
+  }, [id]);
+
+  const row = fleet.agents.get(id) ?? { agent_id: id, status: "offline" as const, connections: [], since: undefined, reason: undefined, evidence: undefined, last_seen_at: undefined };
+  const known = fleet.agents.has(id);
+  const status = fleet.shown({ ...row, connections: row.connections } as never);
+  const doubt = fleet.doubtOf(row as never);
+  const instances = row.connections.map((c) => fleet.instances.get(c.instance_id)).filter((i): i is InstanceRow => i !== undefined);
+  const last = instances.map((i) => i.last_input_seconds).filter((n): n is number => n !== undefined);
+  const live = app.watchedEvents.map(entryOf);
+  const seen = new Set(live.map((e) => e.id));
+  const timeline = [...live, ...past.filter((e) => !seen.has(e.id))].slice(0, 200);
+  return (
+    <>
+      <p class="crumb">
+        <a href="#/fleet">Fleet</a>
+      </p>
+      <h1>
+        {id} <StatusTag status={status} />
+      </h1>
+      {doubt !== null && (
+        <p class="problem">
+          What it is now is not certain: {doubt}. Last known: {row.status}.
+        </p>
+      )}
+      {!known && <p>There is no row for this agent: nothing was heard of it within the retention, and so it reads offline.</p>}
+      <h2>Why</h2>
+      <Facts
+        facts={[
+          ["Reason", row.reason],
+          [
+            "Evidence",
+            row.evidence && (
+              <>
+                {row.evidence.type} <Short id={row.evidence.event_id} /> at place {row.evidence.seq}, <Ago time={row.evidence.at} /> ago
+              </>
+            ),
+          ],
+          ["Since", row.since && <><Ago time={row.since} /> ({row.since})</>],
+          ["Last seen", row.last_seen_at && <><Ago time={row.last_seen_at} /> ago</>],
+          ["Last input", last.length > 0 ? `${Math.min(...last)} s before its last beacon` : undefined],
+        ]}
+      />
+      <h2>Connections</h2>
+      {row.connections.length === 0 ? (
+        <p>None.</p>
+      ) : (
+        <Table label="Connections" head={["Connection", "Device", "Version", "Mode", "Gateway", "Connected", "Observed address", "Name at connect", "Reported host", "Reported address", "Leases"]}>
+          {row.connections.map((c) => {
+            const i = fleet.instances.get(c.instance_id);
+            return (
+              <tr key={c.connection_id}>
+                <th scope="row">
+                  <Short id={c.connection_id} />
+                </th>
+                <td>
+                  <Short id={c.instance_id} />
+                </td>
+                <td>{i?.version ?? "–"}</td>
+                <td>{i?.mode ?? "–"}</td>
+                <td>
+                  <Short id={c.gateway_id} />
+                  {fleet.gateways !== null && !fleet.gateways.has(c.gateway_id) && <strong> does not answer</strong>}
+                </td>
+                <td>
+                  <Ago time={c.connected_at} />
+                </td>
+                <td>{i?.ip ?? "–"}</td>
+                <td>{i?.host ?? "–"}</td>
+                <td>{i?.reported?.host ?? "–"}</td>
+                <td>{i?.reported?.ip ?? "–"}</td>
+                <td>
+                  {c.leases.length === 0 ? "–" : c.leases.map((lease) => <a key={lease} href={`#/leases?agent=${encodeURIComponent(id)}`}><Short id={lease} /></a>)}
+                </td>
+              </tr>
+            );
+          })}
+        </Table>
+      )}
+      {instances.some((i) => i.metadata !== undefined) && (
+        <details>
+          <summary>What its devices say of themselves</summary>
+          {instances.map((i) => i.metadata !== undefined && <Json key={i.instance_id} value={i.metadata} />)}
+        </details>
+      )}
+      <p>
+        <a href={`#/leases?agent=${encodeURIComponent(id)}`}>All its leases</a>
+      </p>
+      <h2>Timeline</h2>
+      {noPast !== "" && <p class="note">What happened before this page was opened is {noPast}.</p>}
+      {timeline.length === 0 ? (
+        <p>Nothing yet.</p>
+      ) : (
+        <ol class="timeline" id="timeline">
+          {timeline.map((e) => (
+            <li key={e.id}>
+              <time dateTime={e.at}>{e.at.slice(0, 19).replace("T", " ")}</time> <b>{e.type}</b> {e.text}
+            </li>
+          ))}
+        </ol>
+      )}
+    </>
+  );
+}
+
+function entryOf(e: Event): Entry {
+  const p = e.payload;
+  let text = "";
+  if (e.type === "presence.changed") text = `${p.previous} → ${p.status}, ${p.reason}`;
+  else if (e.type === "connection.opened") text = `from ${p.ip}`;
+  else if (e.type === "connection.closed") text = p.reason;
+  else if (e.type.startsWith("lease.")) text = `${p.lease.resource}${p.lease.reason ? ", " + p.lease.reason : ""}`;
+  return { id: e.event_id, at: e.occurred_at, type: e.type, text };
+}

@@ -1,0 +1,162 @@
+import { useEffect, useRef, useState } from "preact/hooks";
+import { agentHref, replaceQuery, useApp, type Route } from "../hooks.ts";
+import { entered, isOver, states } from "../model/leases.ts";
+import type { LeaseRow } from "../model/types.ts";
+import { Ago, Facts, Json, Select, Short, Table } from "../parts.tsx";
+
+const step = 100;
+
+export function LeasesPage({ route }: { route: Route }) {
+  const app = useApp();
+  const [most, setMost] = useState(step);
+  const [open, setOpen] = useState("");
+  useEffect(() => {
+    void app.loadLeases();
+    return () => app.leaveLeases();
+  }, []);
+  const state = route.query.get("state") ?? "";
+  const agent = route.query.get("agent") ?? "";
+  const set = (s: string, a: string) => {
+    const query = new URLSearchParams();
+    if (s !== "") query.set("state", s);
+    if (a !== "") query.set("agent", a);
+    replaceQuery("leases", query.toString());
+  };
+  const rows = app.leases.sorted(state, agent);
+  const counts = app.leases.counts();
+  const chosen = app.leases.rows.get(open);
+  return (
+    <>
+      <h1>Leases</h1>
+      {app.leasesError !== "" && <p class="problem">The leases are not available: {app.leasesError}</p>}
+      {app.fleet.doubt !== null && <p class="problem">These are the leases as last known: {app.fleet.doubt}.</p>}
+      <div class="counts" role="group" aria-label="Leases by state">
+        {states.map((s) => (
+          <button key={s} type="button" class={`count lease-${s.toLowerCase()}`} aria-pressed={state === s} onClick={() => set(state === s ? "" : s, agent)}>
+            <b>{counts.get(s) ?? 0}</b> <span>{s}</span>
+          </button>
+        ))}
+      </div>
+      <form class="filters" role="search" aria-label="Filter leases" onSubmit={(e) => e.preventDefault()}>
+        <label>
+          Agent id, in full
+          <input type="search" value={agent} autocomplete="off" spellcheck={false} onInput={(e) => set(state, e.currentTarget.value.trim())} />
+        </label>
+        <Select label="State" value={state} options={[["", "any"], ...states.map((s): [string, string] => [s, s])]} onChange={(s) => set(s, agent)} />
+      </form>
+      <p class="matches" role="status">
+        {app.leasesLoaded ? `${rows.length} leases, each state oldest first` : "Loading…"}
+      </p>
+      <Table label="Leases" head={["State", "In it for", "Resource", "Agent", "Ends", "Fence", "Decided by", "Reason", "Lease", "Verdict"]}>
+        {rows.slice(0, most).map((l) => (
+          <tr key={l.lease_id} data-lease={l.lease_id} data-state={l.state}>
+            <td>
+              <span class={`tag lease-${l.state.toLowerCase()}`}>{l.state}</span>
+            </td>
+            <td>
+              <Ago time={entered(l)} />
+            </td>
+            <th scope="row">{l.resource}</th>
+            <td>
+              <a href={agentHref(l.agent_id)}>{l.agent_id}</a>
+            </td>
+            <td>{isOver(l.state) ? "–" : <Until time={l.state === "CLAIMED" ? l.claim_expires_at : l.expires_at} />}</td>
+            <td>{l.fence ?? "–"}</td>
+            <td>{l.verdict ? `${l.verdict.by}: ${l.verdict.decision}` : "–"}</td>
+            <td>{l.reason ?? l.verdict?.reason ?? "–"}</td>
+            <td>
+              <Short id={l.lease_id} />
+            </td>
+            <td>
+              <button type="button" onClick={() => setOpen(l.lease_id)} aria-label={`${l.state === "PENDING" ? "Decide" : "Look at"} the lease of ${l.agent_id} on ${l.resource}`}>
+                {l.state === "PENDING" ? "Decide" : "Look"}
+              </button>
+            </td>
+          </tr>
+        ))}
+      </Table>
+      {rows.length > most && (
+        <button type="button" onClick={() => setMost(most + step)}>
+          Show {Math.min(step, rows.length - most)} more
+        </button>
+      )}
+      {chosen && <Sheet lease={chosen} close={() => setOpen("")} />}
+    </>
+  );
+}
+
+function Until({ time }: { time: string | undefined }) {
+  if (!time) return <>–</>;
+  const left = Math.round((Date.parse(time) - Date.now()) / 1000);
+  return <time dateTime={time} title={time}>{left > 0 ? `in ${left} s` : "due"}</time>;
+}
+
+/** Sheet shows a lease, and takes a verdict while it waits for one. */
+function Sheet({ lease, close }: { lease: LeaseRow; close: () => void }) {
+  const app = useApp();
+  const dialog = useRef<HTMLDialogElement>(null);
+  const [reason, setReason] = useState("");
+  const [error, setError] = useState("");
+  const [busy, setBusy] = useState(false);
+  useEffect(() => dialog.current?.showModal(), []);
+  const decide = async (verdict: string) => {
+    setBusy(true);
+    setError("");
+    try {
+      await app.resolve(lease, verdict, reason.trim());
+      close();
+    } catch (problem) {
+      setError((problem as Error).message);
+    } finally {
+      setBusy(false);
+    }
+  };
+  return (
+    <dialog ref={dialog} onClose={close} aria-labelledby="sheet-title">
+      <h2 id="sheet-title">{lease.resource}</h2>
+      <Facts
+        facts={[
+          ["State", lease.state],
+          ["Agent", lease.agent_id],
+          ["Requested", lease.requested_at],
+          ["Decided", lease.resolved_at],
+          ["Claimed", lease.claimed_at],
+          ["Ended", lease.ended_at],
+          ["Connection", lease.connection_id],
+          ["Lease", lease.lease_id],
+        ]}
+      />
+      {lease.metadata !== undefined && <Json value={lease.metadata} />}
+      {lease.state === "PENDING" && (
+        <label>
+          Reason
+          <input type="text" name="reason" value={reason} maxLength={200} autocomplete="off" onInput={(e) => setReason(e.currentTarget.value)} />
+        </label>
+      )}
+      {lease.state === "HOLD" && <p>It is on hold. Its agent may ask again, and then a verdict is wanted anew.</p>}
+      {error !== "" && (
+        <p class="problem" role="alert">
+          Not done: {error}
+        </p>
+      )}
+      <div class="actions">
+        {lease.state === "PENDING" && (
+          <>
+            <button type="button" disabled={busy} onClick={() => void decide("grant")}>
+              Grant
+            </button>
+            <button type="button" disabled={busy} onClick={() => void decide("deny")}>
+              Deny
+            </button>
+            <button type="button" disabled={busy} onClick={() => void decide("hold")}>
+              Hold
+            </button>
+          </>
+        )}
+        <button type="button" class="quiet" onClick={() => dialog.current?.close()}>
+          Close
+        </button>
+      </div>
+    </dialog>
+  );
+}

@@ -1,0 +1,144 @@
+import assert from "node:assert/strict";
+import test from "node:test";
+import { everything, matches, readFilter, select, writeFilter } from "../src/model/filter.ts";
+import { Fleet } from "../src/model/fleet.ts";
+import type { AgentRow, Event, InstanceRow } from "../src/model/types.ts";
+
+const at = (s: number, fraction = "") => `2026-01-01T00:00:${String(s).padStart(2, "0")}${fraction}Z`;
+
+function row(id: string, status: AgentRow["status"], since: string, gateway = "dev_g1"): AgentRow {
+  const connection = { connection_id: "c-" + id, instance_id: "dev_" + id, gateway_id: gateway, incarnation: "i", connected_at: since, leases: [] };
+  return { agent_id: id, status, since, reason: "connected", connections: status === "offline" ? [] : [connection] };
+}
+
+let n = 0;
+function event(type: string, payload: unknown, agent = ""): Event {
+  return { event_id: String(++n), type, occurred_at: at(30), scope: agent === "" ? { kind: "global" } : { kind: "agent", id: agent }, payload, cursor: "c-" + n };
+}
+
+function changed(agent: string, status: string, since: string): Event {
+  return event("presence.changed", { agent_id: agent, status, previous: "?", reason: "r", connections: 0, leases: 0, since }, agent);
+}
+
+function gateway(id: string): InstanceRow {
+  return { instance_id: id, role: "gateway" };
+}
+
+function live(...rows: AgentRow[]): Fleet {
+  const fleet = new Fleet();
+  fleet.snapshot(rows);
+  fleet.followsConnections = true;
+  fleet.setGateways([gateway("dev_g1"), gateway("dev_g2")]);
+  fleet.setDoubt(null);
+  return fleet;
+}
+
+test("a fleet that is not connected is uncertain, whatever the rows say", () => {
+  const fleet = live(row("a", "working", at(1)), row("b", "offline", at(1)));
+  assert.deepEqual(fleet.counts(), { working: 1, online: 0, offline: 1, uncertain: 0 });
+  fleet.setDoubt("the connection was lost");
+  assert.deepEqual(fleet.counts(), { working: 0, online: 0, offline: 0, uncertain: 2 });
+  assert.deepEqual(fleet.known(), { working: 1, online: 0, offline: 1 });
+  assert.deepEqual([...fleet.changed].sort(), ["a", "b"]);
+});
+
+test("a new snapshot forgets who is not in it", () => {
+  const fleet = live(row("a", "online", at(1)), row("b", "online", at(1)));
+  fleet.snapshot([row("b", "working", at(2))]);
+  assert.deepEqual(fleet.ids(), ["b"]);
+  assert.equal(fleet.agents.get("b")?.status, "working");
+});
+
+test("a change is applied, and one older than the row is not", () => {
+  const fleet = live(row("a", "online", at(5, ".5")));
+  assert.equal(fleet.apply(changed("a", "offline", at(5, ".49"))), false);
+  assert.equal(fleet.agents.get("a")?.status, "online");
+  assert.equal(fleet.apply(changed("a", "working", at(5, ".500000001"))), true);
+  assert.equal(fleet.agents.get("a")?.status, "working");
+  assert.equal(fleet.apply(changed("new", "online", at(6))), true);
+  assert.deepEqual(fleet.ids(), ["a", "new"]);
+});
+
+test("a change takes the old evidence away, and an end the connections", () => {
+  const fleet = live({ ...row("a", "online", at(1)), evidence: { seq: 1, event_id: "e", type: "connection.opened", at: at(1) } });
+  fleet.apply(changed("a", "offline", at(2)));
+  assert.equal(fleet.agents.get("a")?.evidence, undefined);
+  assert.deepEqual(fleet.agents.get("a")?.connections, []);
+});
+
+test("openings and closings keep the connections, and do not touch the status", () => {
+  const fleet = live(row("a", "online", at(1)));
+  const opened = event("connection.opened", { connection_id: "c2", instance_id: "dev_x", gateway_id: "dev_g2", incarnation: "i" }, "a");
+  assert.equal(fleet.apply(opened), true);
+  assert.equal(fleet.apply(opened), false, "told twice");
+  assert.equal(fleet.agents.get("a")?.connections.length, 2);
+  fleet.apply(event("connection.closed", { connection_id: "c-a" }, "a"));
+  assert.deepEqual(fleet.agents.get("a")?.connections.map((c) => c.connection_id), ["c2"]);
+  assert.equal(fleet.agents.get("a")?.status, "online");
+  fleet.apply(event("connection.opened", { connection_id: "c9", instance_id: "dev_x", gateway_id: "dev_g2", incarnation: "i" }, "fresh"));
+  assert.equal(fleet.agents.get("fresh")?.status, "offline", "until presence says otherwise");
+});
+
+test("leases come and go with their connection", () => {
+  const fleet = live(row("a", "online", at(1)));
+  const lease = { lease_id: "l1", agent_id: "a", connection_id: "c-a" };
+  fleet.apply(event("lease.granted", { lease }, "a"));
+  assert.equal(fleet.apply(event("lease.granted", { lease }, "a")), false);
+  assert.deepEqual(fleet.agents.get("a")?.connections[0]?.leases, ["l1"]);
+  fleet.apply(event("lease.claimed", { lease }, "a"));
+  assert.deepEqual(fleet.agents.get("a")?.connections[0]?.leases, ["l1"]);
+  fleet.apply(event("lease.expired", { lease }, "a"));
+  assert.deepEqual(fleet.agents.get("a")?.connections[0]?.leases, []);
+});
+
+test("agents of a gateway that does not answer are uncertain until it does or presence has decided", () => {
+  const fleet = live(row("a", "working", at(1), "dev_g1"), row("b", "online", at(1), "dev_g2"));
+  fleet.setGateways([gateway("dev_g2")]);
+  assert.deepEqual(fleet.counts(), { working: 0, online: 1, offline: 0, uncertain: 1 });
+  assert.match(String(fleet.doubtOf(fleet.agents.get("a") as AgentRow)), /gateway/);
+  fleet.apply(changed("a", "offline", at(9)));
+  assert.deepEqual(fleet.counts(), { working: 0, online: 1, offline: 1, uncertain: 0 });
+});
+
+test("who follows no connections cannot tell by them", () => {
+  const fleet = live(row("a", "online", at(1), "dev_gone"));
+  assert.equal(fleet.counts().uncertain, 1);
+  fleet.followsConnections = false;
+  assert.equal(fleet.counts().uncertain, 0);
+});
+
+test("rows that lapsed go, but not those that are younger than the question", () => {
+  const fleet = live(row("old", "offline", at(1)), row("kept", "offline", at(1)), row("young", "offline", at(20)), row("on", "online", at(1)));
+  fleet.keepOffline(new Set(["kept"]), at(10));
+  assert.deepEqual(fleet.ids(), ["kept", "on", "young"]);
+});
+
+test("a row that was asked for is not taken when it is older than what is known", () => {
+  const fleet = live(row("a", "online", at(5)));
+  fleet.replaceAgent(row("a", "working", at(4)));
+  assert.equal(fleet.agents.get("a")?.status, "online");
+  fleet.replaceAgent({ ...row("a", "online", at(5)), evidence: { seq: 7, event_id: "e", type: "connection.opened", at: at(5) } });
+  assert.equal(fleet.agents.get("a")?.evidence?.seq, 7);
+});
+
+test("the inventory follows entries and prunings", () => {
+  const fleet = live(row("a", "online", at(1)));
+  fleet.apply(event("presence.upserted", { entry: { instance_id: "dev_a", role: "node", version: "2.0", agent_id: "a" } }));
+  assert.equal(fleet.instances.get("dev_a")?.version, "2.0");
+  assert.ok(matches(fleet, { ...everything, role: "node", version: "2.0" }, fleet.agents.get("a") as AgentRow));
+  assert.ok(!matches(fleet, { ...everything, role: "client" }, fleet.agents.get("a") as AgentRow));
+  fleet.apply(event("presence.pruned", { instance_id: "dev_a", reason: "ttl" }));
+  assert.equal(fleet.instances.has("dev_a"), false);
+});
+
+test("filters select by what is shown, and survive an address", () => {
+  const fleet = live(row("ada", "online", at(1)), row("bob", "working", at(1), "dev_g2"));
+  assert.equal(select(fleet, everything), fleet.ids());
+  assert.deepEqual(select(fleet, { ...everything, text: "AD" }), ["ada"]);
+  assert.deepEqual(select(fleet, { ...everything, status: "working" }), ["bob"]);
+  assert.deepEqual(select(fleet, { ...everything, gateway: "dev_g1" }), ["ada"]);
+  fleet.setDoubt("gone");
+  assert.deepEqual(select(fleet, { ...everything, status: "working" }), []);
+  const filter = { text: "a b", status: "uncertain" as const, role: "node", gateway: "dev_g1", version: "1&2" };
+  assert.deepEqual(readFilter(new URLSearchParams(writeFilter(filter))), filter);
+});
