@@ -73,7 +73,7 @@ func (s *Service) apply(ctx context.Context, d *bus.Delivery, subject subjects.S
 		return nil // no row is read for what concerns none
 	}
 	if opened, is := fact.(machine.Opened); is {
-		if dead, err := s.refuseDead(ctx, subject, opened.ConnectionOpened); dead || err != nil {
+		if dead, err := s.refuseDead(ctx, subject, opened.ConnectionOpened, d.Time); dead || err != nil {
 			return err
 		}
 	}
