@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -99,6 +100,8 @@ type options struct {
 	env  []string
 	// external says that the NATS server is not up's.
 	external bool
+	// bin is where the binaries are, if not where all are.
+	bin string
 	// abrupt kills up in the end, after the services have stopped: a NATS server
 	// that stops properly takes ten milliseconds for each of its consumers.
 	abrupt bool
@@ -139,7 +142,7 @@ func environment(extra ...string) []string {
 // upCommand is bin/up with the arguments every test gives it.
 func upCommand(o options) *exec.Cmd {
 	args := append([]string{"--json", "--ports", "auto", "--dir", o.dir}, o.args...)
-	cmd := exec.Command(filepath.Join(binaries, "up"), args...)
+	cmd := exec.Command(filepath.Join(cmp.Or(o.bin, binaries), "up"), args...)
 	cmd.Env = environment(o.env...)
 	return cmd
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"rollcall/shared/bus"
+	"rollcall/shared/daemon"
 	"rollcall/subjects"
 )
 
@@ -50,7 +51,7 @@ func (p *publisher) store(ctx context.Context, r record) (bus.Ack, error) {
 	ctx, cancel := context.WithTimeout(ctx, p.timeout)
 	defer cancel()
 	began := time.Now()
-	ack, err := p.conn.Publish(ctx, bus.Message{Subject: r.subject, ID: r.event.EventID, Data: data, Contested: true})
+	ack, err := p.publish(ctx, r, data)
 	outcome := "stored"
 	if err != nil {
 		outcome = "failed"
@@ -60,6 +61,24 @@ func (p *publisher) store(ctx context.Context, r record) (bus.Ack, error) {
 		return bus.Ack{}, fmt.Errorf("store %s: %w", r.event.Type, err)
 	}
 	return ack, nil
+}
+
+// Mistakes that a gateway makes on purpose where it is built with the tag mutants.
+const (
+	mutUnstored = "gateway.opening-unstored"
+	mutID       = "gateway.other-id"
+)
+
+// publish stores an encoded record, and wrongly where that is asked for.
+func (p *publisher) publish(ctx context.Context, r record, data []byte) (bus.Ack, error) {
+	id := r.event.EventID
+	switch {
+	case r.event.Type == subjects.TypeConnectionOpened && daemon.Mutated(mutUnstored):
+		return bus.Ack{}, nil
+	case daemon.Mutated(mutID):
+		id = subjects.NewID()
+	}
+	return p.conn.Publish(ctx, bus.Message{Subject: r.subject, ID: id, Data: data, Contested: true})
 }
 
 // storePause is the wait between two attempts of insist.

@@ -122,7 +122,7 @@ func (s *Service) attempt(ctx context.Context, t task, row machine.Record, revis
 		return outcome{problem: tooLate()}, nil
 	}
 	now := s.now().UTC().Truncate(time.Millisecond)
-	next, effects, problem := machine.Step(row, t.in, now)
+	next, effects, problem := step(row, t.in, now)
 	switch {
 	case saves(effects):
 		return s.commit(ctx, t, row, next, effects[1:], revision, now)

@@ -107,7 +107,7 @@ func (s *Service) work(ctx context.Context) error {
 	}
 	s.conn = conn
 	defer s.disconnect(ctx)
-	if err := s.open(ctx); err != nil {
+	if err := s.conn.Insist(ctx, s.open); err != nil {
 		return unlessStopped(ctx, err)
 	}
 	group, ctx := errgroup.WithContext(ctx)

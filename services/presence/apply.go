@@ -73,7 +73,7 @@ func (s *Service) apply(ctx context.Context, d *bus.Delivery, subject subjects.S
 		return nil // no row is read for what concerns none
 	}
 	if opened, is := fact.(machine.Opened); is {
-		if dead, err := s.refuseDead(ctx, subject, opened.ConnectionOpened); dead || err != nil {
+		if dead, err := s.refuseDead(ctx, subject, opened.ConnectionOpened, d.Time); dead || err != nil {
 			return err
 		}
 	}
@@ -149,7 +149,7 @@ type application struct {
 func (a application) applyAgent(ctx context.Context, agent string) (stale bool, err error) {
 	key := subjects.AgentKey(a.tenant, agent)
 	if known, found := a.recent.get(key); found && a.roster.latest(key) <= known.revision {
-		if next, effects := machine.Step(known.row, a.in); saves(effects) {
+		if next, effects := step(known.row, a.in); saves(effects) {
 			err := a.commitAgent(ctx, key, next, effects, known.revision)
 			if !errors.Is(err, bus.ErrConflict) {
 				return false, err
@@ -167,7 +167,7 @@ func (a application) applyAgent(ctx context.Context, agent string) (stale bool, 
 				return false, bus.Permanent(fmt.Errorf("row %q: %w", key, err))
 			}
 		}
-		next, effects := machine.Step(row, a.in)
+		next, effects := step(row, a.in)
 		err = a.commitAgent(ctx, key, next, effects, entry.Revision)
 		if errors.Is(err, bus.ErrConflict) {
 			a.metrics.conflicts.Inc()
@@ -232,7 +232,7 @@ func (a application) announceAgent(ctx context.Context, effects []machine.Effect
 		case machine.Changed:
 			subject := subjects.AgentPresence(a.tenant, e.AgentID)
 			scope := subjects.Scope{Kind: subjects.ScopeAgent, ID: e.AgentID}
-			if err := a.announce(ctx, announcement{subject, a.in.Seq, a.in.At, scope, e.PresenceChanged, revision, stored}); err != nil {
+			if err := a.announceChange(ctx, announcement{subject, a.in.Seq, a.in.At, scope, e.PresenceChanged, revision, stored}); err != nil {
 				return err
 			}
 			a.metrics.changed.WithLabelValues(string(e.Status), e.Reason).Inc()

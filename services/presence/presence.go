@@ -121,7 +121,7 @@ func (s *Service) work(ctx context.Context) error {
 	}
 	s.conn = conn
 	defer s.disconnect(ctx)
-	if err := s.open(ctx); err != nil {
+	if err := s.conn.Insist(ctx, s.open); err != nil {
 		return unlessEnded(ctx, err)
 	}
 	group, ctx := errgroup.WithContext(ctx)

@@ -156,6 +156,28 @@ func TestGatewayThatReturnsInTimeLosesNothing(t *testing.T) {
 	})
 }
 
+// A gateway that is taken for lost and was not announces its connections again. When it
+// is lost for real soon after that, they are closed again: that is another close than
+// the one before, which the stream still remembers.
+func TestGatewayThatIsLostTwice(t *testing.T) {
+	t.Parallel()
+	eachMode(t, func(t *testing.T, s *stage) {
+		t.Helper()
+		s.start()
+		g := s.gateway("g1")
+		ada := g.open("ada", "laptop")
+		s.eventually(func() bool { return s.agent("ada").Status == online }, "not online")
+		g.beat(time.Second)
+		s.eventually(func() bool { return s.agent("ada").Status == offline }, "not lost")
+		g.beat(0)
+		ada.publish("opened", subjects.NewID(), ada.opened())
+		s.eventually(func() bool { return s.agent("ada").Status == online }, "not online again")
+		g.beat(time.Second)
+		s.eventually(func() bool { return s.agent("ada").Status == offline }, "not lost again")
+		s.requireChanges("ada", online, offline, online, offline)
+	})
+}
+
 func TestOwnerlessRowsAreFoundAtTheStart(t *testing.T) {
 	t.Parallel()
 	eachMode(t, func(t *testing.T, s *stage) {

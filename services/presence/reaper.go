@@ -151,12 +151,12 @@ func (g *gateways) superseded(gateway, incarnation string) bool {
 // refuseDead closes a connection that a dead incarnation of its gateway has
 // announced: the announcement was on its way when the process ended. It never
 // becomes part of a row; the close is for everybody else who heard of it.
-func (s *Service) refuseDead(ctx context.Context, subject subjects.Subject, opened subjects.ConnectionOpened) (bool, error) {
+func (s *Service) refuseDead(ctx context.Context, subject subjects.Subject, opened subjects.ConnectionOpened, at time.Time) (bool, error) {
 	if opened.GatewayID == opened.InstanceID || !s.gateways.superseded(opened.GatewayID, opened.Incarnation) {
 		return false, nil
 	}
 	_, err := s.storeClose(ctx, link{
-		tenant: subject.Tenant, agent: subject.Agent, instance: opened.InstanceID, connection: opened.ConnectionID,
+		tenant: subject.Tenant, agent: subject.Agent, instance: opened.InstanceID, connection: opened.ConnectionID, opened: at,
 	})
 	if err == nil {
 		s.metrics.openRefused.Inc()
@@ -185,7 +185,8 @@ func (s *Service) closeLink(ctx context.Context, l link) error {
 }
 
 // storeClose stores the close of one connection of a lost gateway. No message
-// caused it, so its id derives from the connection, which closes once.
+// caused it, so its id derives from the connection and from when it was opened: one
+// whose gateway was not lost after all is opened again, and may be lost again.
 func (s *Service) storeClose(ctx context.Context, l link) (uint64, error) {
 	subject := subjects.InstanceConnection(l.tenant, l.instance, "closed")
 	scope := subjects.Scope{Kind: subjects.ScopeDevice, ID: l.instance}
@@ -193,7 +194,7 @@ func (s *Service) storeClose(ctx context.Context, l link) (uint64, error) {
 		subject = subjects.AgentConnection(l.tenant, l.agent, "closed")
 		scope = subjects.Scope{Kind: subjects.ScopeAgent, ID: l.agent}
 	}
-	id := subjects.DeriveID(l.tenant, subject.String(), l.connection, subject.Type())
+	id := subjects.DeriveID(l.tenant, subject.String(), l.connection+"/"+l.opened.UTC().Format(time.RFC3339Nano), subject.Type())
 	event, err := subjects.NewEvent(id, subject.Type(), time.Now(), scope,
 		subjects.ConnectionClosed{ConnectionID: l.connection, InstanceID: l.instance, Reason: subjects.ClosedGatewayLost})
 	if err != nil {

@@ -47,6 +47,8 @@ type instanceSummary struct {
 type link struct {
 	tenant, agent, instance, connection string
 	owner                               machine.Owner
+	// opened is when the opening that made it was stored.
+	opened time.Time
 }
 
 func newRoster() *roster {
@@ -94,7 +96,7 @@ func (r *roster) applyAgent(key subjects.PresenceKey, u bus.Update) error {
 	for _, c := range row.Connections {
 		summary.links = append(summary.links, link{
 			tenant: key.Tenant, agent: key.Agent, instance: c.InstanceID, connection: c.ConnectionID,
-			owner: machine.Owner{Gateway: c.GatewayID, Incarnation: c.Incarnation},
+			owner: machine.Owner{Gateway: c.GatewayID, Incarnation: c.Incarnation}, opened: c.ConnectedAt,
 		})
 	}
 	r.setAgent(u.Key, &summary)
@@ -117,7 +119,7 @@ func (r *roster) applyInstance(key subjects.PresenceKey, u bus.Update) error {
 	for _, l := range row.Links {
 		summary.links = append(summary.links, link{
 			tenant: key.Tenant, agent: l.AgentID, instance: key.Instance, connection: l.ConnectionID,
-			owner: machine.Owner{Gateway: l.GatewayID, Incarnation: l.Incarnation},
+			owner: machine.Owner{Gateway: l.GatewayID, Incarnation: l.Incarnation}, opened: l.ConnectedAt,
 		})
 	}
 	r.setInstance(u.Key, &summary)
@@ -253,7 +255,7 @@ func (r *roster) linksOf(owner machine.Owner) []link {
 	found := map[string]link{}
 	collect := func(links []link) {
 		for _, l := range links {
-			if l.owner == owner {
+			if l.owner == owner && !l.opened.Before(found[l.connection].opened) {
 				found[l.connection] = l
 			}
 		}

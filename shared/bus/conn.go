@@ -249,6 +249,24 @@ func (c *Conn) retry(ctx context.Context, request func(context.Context) error) e
 	}
 }
 
+// Insist does what a process needs before it can work, again and again until it is
+// done, fails for a reason that will not pass, or ctx ends: a process that starts while
+// JetStream does not answer is to start all the same.
+func (c *Conn) Insist(ctx context.Context, do func(context.Context) error) error {
+	for wait, said := (backoff{}), false; ; said = true {
+		err := do(ctx)
+		if err == nil || !passing(err) || ctx.Err() != nil {
+			return err
+		}
+		if !said {
+			c.log.Warn().Err(err).Msg("waiting for JetStream")
+		}
+		if !pause(ctx, c.wake(), wait.next()) {
+			return err
+		}
+	}
+}
+
 // wake is closed when the connection returns; nil while it is there.
 func (c *Conn) wake() <-chan struct{} {
 	up := c.current().up

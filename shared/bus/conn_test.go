@@ -2,11 +2,14 @@ package bus_test
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/rs/zerolog"
 	"github.com/stretchr/testify/require"
@@ -295,4 +298,24 @@ func TestEnsureBucket(t *testing.T) {
 		require.ErrorIs(t, err, jetstream.ErrStreamNotFound)
 		require.True(t, strings.Contains(err.Error(), "NONE"))
 	})
+}
+
+// TestInsist holds that silence is waited out when a process starts, and that a
+// refusal is not.
+func TestInsist(t *testing.T) {
+	t.Parallel()
+	conn := bustest.Start(t).Connect(t)
+	refusal := errors.New("refused")
+	for _, silence := range []error{context.DeadlineExceeded, nats.ErrTimeout, bus.ErrUnavailable, nats.ErrNoResponders} {
+		outcomes := []error{fmt.Errorf("look up consumer: %w", silence), silence, nil}
+		require.NoError(t, conn.Insist(t.Context(), func(context.Context) error {
+			err := outcomes[0]
+			outcomes = outcomes[1:]
+			return err
+		}))
+		require.Empty(t, outcomes)
+	}
+	require.ErrorIs(t, conn.Insist(t.Context(), func(context.Context) error { return refusal }), refusal)
+	ctx, cancel := context.WithCancel(t.Context())
+	require.ErrorIs(t, conn.Insist(ctx, func(context.Context) error { cancel(); return bus.ErrUnavailable }), bus.ErrUnavailable)
 }

@@ -1,6 +1,7 @@
 package bus
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -115,4 +116,20 @@ func sorted(err error, format string, args ...any) error {
 		return fmt.Errorf("%s: %w", what, err)
 	}
 	return fmt.Errorf("%s: %w: %w", what, ErrUnavailable, err)
+}
+
+// passing reports whether an error is that of a server that does not answer for now.
+// Unlike [classify] it takes no error that it does not know for one.
+func passing(err error) bool {
+	if api, ok := errors.AsType[*jetstream.APIError](err); ok {
+		return classifyCode(api) == classTransient
+	}
+	for _, silence := range []error{
+		ErrUnavailable, context.DeadlineExceeded, nats.ErrTimeout, nats.ErrNoResponders, nats.ErrDisconnected, jetstream.ErrNoStreamResponse,
+	} {
+		if errors.Is(err, silence) {
+			return true
+		}
+	}
+	return false
 }
