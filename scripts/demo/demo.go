@@ -5,6 +5,7 @@ package demo
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"sync"
@@ -16,10 +17,10 @@ import (
 )
 
 const (
-	dialTimeout  = 10 * time.Second
-	closeTimeout = 2 * time.Second
-	backoffBase  = 250 * time.Millisecond
-	backoffMax   = 10 * time.Second
+	beaconTimeout = 10 * time.Second
+	closeTimeout  = 2 * time.Second
+	backoffBase   = 250 * time.Millisecond
+	backoffMax    = 10 * time.Second
 )
 
 // Fleet is a number of demo agents.
@@ -27,8 +28,7 @@ type Fleet struct {
 	// Size is how many agents there are, spread over Tenants.
 	Size    int
 	Tenants []string
-	// URLs are the gateways' sockets. An agent takes the next one each time it
-	// connects.
+	// URLs are the gateways' sockets, and an agent takes any of them.
 	URLs []string
 	// Token issues an access token for an agent.
 	Token func(tenant, agent string) (string, error)
@@ -44,7 +44,7 @@ func (f Fleet) Run(ctx context.Context) {
 	}
 	var agents sync.WaitGroup
 	for n := range f.Size {
-		a := agent{fleet: f, tenant: f.Tenants[n%len(f.Tenants)], name: name(n), next: n}
+		a := agent{fleet: f, tenant: f.Tenants[n%len(f.Tenants)], name: name(n)}
 		agents.Go(func() { a.live(ctx) })
 	}
 	agents.Wait()
@@ -67,52 +67,39 @@ type agent struct {
 	fleet  Fleet
 	tenant string
 	name   string
-	// next counts connections, so that an agent goes round the gateways.
-	next int
 }
 
-// live connects, stays for a while, is away for a while, and so on. What fails
-// is tried again after a growing, jittered time.
+// live is here for a while, away for a while, and so on.
 func (a *agent) live(ctx context.Context) {
 	key, err := client.GenerateKey()
 	if err != nil {
 		a.log(err, "no device key")
 		return
 	}
-	backoff := client.Backoff{Base: backoffBase, Max: backoffMax}
 	wait(ctx, a.fleet.between(0, 2*time.Second))
 	for ctx.Err() == nil {
-		conn, err := a.connect(ctx, client.Options{Key: key})
+		s, err := client.Open(ctx, client.SessionOptions{
+			URLs: a.fleet.URLs, Key: key, Device: client.Device{Label: "demo", Platform: "linux", Version: "demo", Mode: "test"},
+			Token:   func(context.Context) (string, error) { return a.fleet.Token(a.tenant, a.name) },
+			Backoff: client.Backoff{Base: backoffBase, Max: backoffMax},
+			OnLost: func(err error, _ time.Duration) {
+				if !errors.Is(err, client.ErrClosed) { // else it crashed, as it should
+					a.log(err, "connection lost")
+				}
+			},
+		})
 		if err != nil {
-			if ctx.Err() == nil {
-				a.log(err, "not connected")
-			}
-			wait(ctx, backoff.Next())
-			continue
+			a.log(err, "not connected")
+			return
 		}
-		backoff.Reset()
-		a.stay(ctx, conn)
+		a.stay(ctx, s)
 		wait(ctx, a.fleet.between(2*time.Second, 15*time.Second))
 	}
 }
 
-func (a *agent) connect(ctx context.Context, o client.Options) (*client.Conn, error) {
-	token, err := a.fleet.Token(a.tenant, a.name)
-	if err != nil {
-		return nil, err
-	}
-	o.URL = a.fleet.URLs[a.next%len(a.fleet.URLs)]
-	o.Token = token
-	o.Device = client.Device{Label: "demo", Platform: "linux", Version: "demo", Mode: "test"}
-	a.next++
-	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
-	defer cancel()
-	return client.Dial(ctx, o)
-}
-
-// stay sends beacons until the stay is over, the connection is lost or ctx
-// ends.
-func (a *agent) stay(ctx context.Context, conn *client.Conn) {
+// stay sends beacons until the stay is over or ctx ends.
+func (a *agent) stay(ctx context.Context, s *client.Session) {
+	defer a.goodbye(ctx, s)
 	over := time.NewTimer(a.fleet.between(20*time.Second, 2*time.Minute))
 	defer over.Stop()
 	busySince := time.Now()
@@ -124,44 +111,50 @@ func (a *agent) stay(ctx context.Context, conn *client.Conn) {
 			if rand.IntN(3) == 0 { //nolint:gosec // see between
 				busySince = time.Now()
 			}
-			a.beacon(ctx, conn, time.Since(busySince))
+			a.beacon(ctx, s, time.Since(busySince))
 			continue
-		case <-conn.Done():
-			a.log(conn.Err(), "connection lost")
+		case <-s.Done():
+			a.log(s.Err(), "not let in")
 		case <-over.C:
-			a.leave(ctx, conn)
+			a.crash(ctx, s)
 		case <-ctx.Done():
-			a.goodbye(ctx, conn)
 		}
 		beacon.Stop()
 		return
 	}
 }
 
-func (a *agent) beacon(ctx context.Context, conn *client.Conn, idle time.Duration) {
-	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+func (a *agent) beacon(ctx context.Context, s *client.Session, idle time.Duration) {
+	ctx, cancel := context.WithTimeout(ctx, beaconTimeout)
 	defer cancel()
-	seconds := int64(idle.Seconds())
-	if _, err := conn.Beacon(ctx, client.Report{LastInputSeconds: &seconds}); err != nil && ctx.Err() == nil {
+	conn, err := s.Connected(ctx)
+	if err == nil {
+		seconds := int64(idle.Seconds())
+		_, err = conn.Beacon(ctx, client.Report{LastInputSeconds: &seconds})
+	}
+	if err != nil && ctx.Err() == nil {
 		a.log(err, "beacon not taken")
 	}
 }
 
-// leave ends a stay: one time in two like a process that crashed.
-func (a *agent) leave(ctx context.Context, conn *client.Conn) {
+// crash ends one stay in two like a process that is gone, without a goodbye.
+func (a *agent) crash(ctx context.Context, s *client.Session) {
 	if rand.IntN(2) == 0 { //nolint:gosec // see between
-		conn.Abort()
-		<-conn.Done()
 		return
 	}
-	a.goodbye(ctx, conn)
+	ctx, cancel := context.WithTimeout(ctx, closeTimeout)
+	defer cancel()
+	if conn, err := s.Connected(ctx); err == nil {
+		conn.Abort()
+	}
 }
 
-func (a *agent) goodbye(ctx context.Context, conn *client.Conn) {
+func (a *agent) goodbye(ctx context.Context, s *client.Session) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
 	defer cancel()
-	if err := conn.Close(ctx); err != nil {
+	if err := s.Close(ctx); err != nil {
 		a.log(err, "left without goodbye")
+		<-s.Done()
 	}
 }
 
