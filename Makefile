@@ -28,6 +28,11 @@ TEST_FLAGS ?=
 TEST_TIMEOUT ?= 8m
 # Per Fuzz function.
 FUZZ_TIME ?= 10s
+# How long faults go on, under how many agents, over 1 or 3 NATS servers. A seed repeats the faults of a run.
+CHAOS_DURATION ?= 30m
+CHAOS_AGENTS ?= 500
+CHAOS_NODES ?= 1
+CHAOS_SEED ?=
 # A mirror or a copy of the vulnerability database: an https:// or file:// address.
 GOVULNDB ?=
 # How long the database may take to answer, in seconds.
@@ -35,7 +40,7 @@ VULN_WAIT ?= 60
 # 1: an unreachable database is a failure too.
 VULN_REQUIRED ?=
 
-.PHONY: help build up test e2e attack bench fuzz lint fmt tidy tidy-check vuln standalone ui ui-check ui-test ui-bench check tools clean
+.PHONY: help build up test e2e attack bench fuzz lint fmt tidy tidy-check vuln standalone ui ui-check ui-test ui-bench check tools clean chaos storm
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,9 +60,16 @@ test: ## all tests of all modules, race detector on (TEST_FLAGS, TEST_TIMEOUT)
 e2e: ## only the black-box tests over the real binaries
 	CGO_ENABLED=1 go test -race -count=1 -timeout $(TEST_TIMEOUT) $(TEST_FLAGS) ./services/e2e/...
 
+storm: ## 200 subscribers, 50,000 events, sockets cut and a gateway killed; minutes
+	ROLLCALL_STORM=full go test -count=1 -timeout 30m -v -run '^TestStorm$$' $(TEST_FLAGS) ./services/e2e/...
+
 # Without the race detector, which keeps what memory it ever used: this is where memory has to come back.
 attack: ## the attack suite in full: 10,000 random frames, 5,000 half-open handshakes (ATTACK_SEED)
 	ATTACK=full go test -count=1 -timeout 20m -v -run '^TestAttack' ./services/e2e/...
+
+chaos: ## the fault suite (CHAOS_DURATION, CHAOS_AGENTS, CHAOS_NODES, CHAOS_SEED)
+	CHAOS_DURATION=$(CHAOS_DURATION) CHAOS_AGENTS=$(CHAOS_AGENTS) CHAOS_NODES=$(CHAOS_NODES) CHAOS_SEED=$(CHAOS_SEED) \
+		go test -count=1 -timeout 0 -run '^TestChaos$$' -v ./services/e2e
 
 bench: build ## the benchmarks (BENCH_FLAGS)
 	@exec bin/bench $(BENCH_FLAGS)

@@ -107,6 +107,9 @@ func (s *stack) natsArgs(name string) []string {
 	if replicas := s.replicas(); replicas > 1 {
 		args = append(args, "--replicas", strconv.Itoa(replicas))
 	}
+	if s.config.NATSURL == "" {
+		args = append(args, "--nats-sync", s.config.NATSSync)
+	}
 	if creds := s.credsFile(name); creds != "" {
 		args = append(args, "--nats-creds", creds)
 	}

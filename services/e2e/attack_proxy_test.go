@@ -145,7 +145,11 @@ func (s *stack) attackSecure(t *testing.T, g gateway) {
 // attackRate opens sockets faster than an address may, and pretends to be others.
 func (s *stack) attackRate(t *testing.T, g gateway, victim, peer string) {
 	t.Helper()
-	upgrade := func(forwarded string) (status int, retry string) {
+	hits := func() float64 {
+		return metricsOf(t, g.URL)[`rollcall_gateway_limit_refusals_total{limit="upgrade_rate"}`]
+	}
+	before := hits()
+	upgrade := func(forwarded string) (status int, retry, code string) {
 		address, request := upgradeText(g, "nonsense")
 		conn, err := net.DialTimeout("tcp", address, patience)
 		require.NoError(t, err)
@@ -155,23 +159,31 @@ func (s *stack) attackRate(t *testing.T, g gateway, victim, peer string) {
 		require.NoError(t, err)
 		answer, err := http.ReadResponse(bufio.NewReader(conn), nil)
 		require.NoError(t, err)
-		_ = answer.Body.Close()
-		return answer.StatusCode, answer.Header.Get("Retry-After")
+		defer func() { _ = answer.Body.Close() }()
+		var problem struct {
+			Code string `json:"code"`
+		}
+		if answer.StatusCode >= http.StatusBadRequest {
+			require.NoError(t, json.NewDecoder(answer.Body).Decode(&problem))
+		}
+		return answer.StatusCode, answer.Header.Get("Retry-After"), problem.Code
 	}
 	// The allowance comes back at 20/s: a burst uses it up wherever it comes faster.
 	refused := false
 	for n := 0; n < 2000 && !refused; n++ {
-		status, retry := upgrade(fmt.Sprintf("10.0.%d.%d, %s", n/250, n%250, peer))
+		status, retry, code := upgrade(fmt.Sprintf("10.0.%d.%d, %s", n/250, n%250, peer))
 		if refused = status == http.StatusTooManyRequests; refused {
 			wait, err := strconv.Atoi(retry)
 			require.NoError(t, err)
 			require.Positive(t, wait)
+			require.Equal(t, "rate_limited", code)
 		} else {
 			require.Equal(t, http.StatusSwitchingProtocols, status)
 		}
 	}
 	require.True(t, refused, "who says that it is many is one still")
-	status, _ := upgrade(victim)
+	require.GreaterOrEqual(t, hits(), before+1)
+	status, _, _ := upgrade(victim)
 	require.Equal(t, http.StatusSwitchingProtocols, status, "others are not held for it")
 }
 

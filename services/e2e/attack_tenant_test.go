@@ -191,6 +191,7 @@ func TestAttackOtherTenant(t *testing.T) {
 		a.conn = s.connect(t, at, grant, client.Options{OnEvent: a.event, OnRequest: a.request})
 		attackers = append(attackers, a)
 	}
+	guest := s.tyrum(t, g, token.Grant{Tenant: globex, Scopes: []string{"presence.read", "operator.read"}}, nil)
 	s.quiet(t, acme)
 	s.quiet(t, globex)
 	before := s.owned(t, acme)
@@ -223,6 +224,15 @@ func TestAttackOtherTenant(t *testing.T) {
 	require.NotContains(t, p.all(), globex)
 
 	// Who could have heard too much has heard what came after it.
+	_, err = p.conn.Beacon(t.Context(), client.Report{Host: canary})
+	require.NoError(t, err)
+	_, err = attackers[0].conn.Beacon(t.Context(), client.Report{Host: "loud"})
+	require.NoError(t, err)
+	for heard := ""; !strings.Contains(heard, `"loud"`); {
+		heard = string(guest.take())
+		require.NotContains(t, heard, canary)
+		require.NotContains(t, heard, p.conn.Welcome().DeviceID)
+	}
 	require.NoError(t, attackers[0].conn.Request(t.Context(), "event.publish", map[string]any{"type": "loud.end", "payload": map[string]any{}}, nil))
 	for _, a := range attackers {
 		a.awaitHeard(t, "loud.end")
@@ -338,6 +348,8 @@ func (s *stack) attackHTTP(t *testing.T, g gateway, p *prey) *ear {
 	for _, path := range []string{
 		"/presence", "/presence?prefix=" + preyAgent, "/presence?kind=instances", "/presence?kind=instances&after=" + p.next,
 		"/leases", "/leases?agent_id=" + preyAgent, "/leases?after=" + p.granted,
+		"/status", "/status?tenant=acme", "/connections", "/connections?kind=all&limit=1000", "/connections?prefix=" + p.conn.Welcome().ClientID[:8], "/diagnostics", "/diagnostics?tenant=acme",
+		"/agents/" + preyAgent + "/history", "/agents/" + preyAgent + "/history?cursor=" + p.cursor, "/agents/..%2facme%2f" + preyAgent + "/history", "/agents/*/history", "/agents/%3E/history",
 		"/presence?tenant=acme", "/presence?tenant_id=acme", "/leases?tenant=acme", "/events?tenant=acme", "/presence/../leases", "//presence", "/%70resence",
 	} {
 		for _, extra := range []http.Header{nil, {"X-Tenant": {acme}, "X-Tenant-Id": {acme}, "X-Original-Url": {"/presence?tenant=acme"}, "Forwarded": {"for=127.0.0.1"}}} {
@@ -346,6 +358,8 @@ func (s *stack) attackHTTP(t *testing.T, g gateway, p *prey) *ear {
 			code, body := call(t, http.MethodGet, g.URL+path, header)
 			require.NotContains(t, body, canary, path)
 			require.NotContains(t, body, p.conn.Welcome().ClientID, path)
+			require.NotContains(t, body, p.conn.Welcome().DeviceID, path)
+			require.NotContains(t, body, `"working":1`, path)
 			require.NotContains(t, body, p.granted[9:]+`","agent`, path)
 			require.Less(t, code, http.StatusInternalServerError, path)
 		}

@@ -104,6 +104,19 @@ func TestBadTokens(t *testing.T) {
 		{"--tenant", acme, "--ttl", "-1s"},
 		{"--tenant", acme, "--device", "AAAA"},
 		{"--tenant", acme, "extra"},
+		{"--tenant", acme + ",globex"},
+		{"--tenant", acme + " tenant:globex"},
+		{"--tenant", acme, "--agent", "a,tenant:globex"},
+		{"--tenant", acme, "--agent", "a tenant:globex"},
+		{"--tenant", acme, "--agent", "a:b"},
+		{"--tenant", acme, "--role", "client,node"},
+		{"--tenant", acme, "--scope", "lease.use,tenant:globex"},
+		{"--tenant", acme, "--scope", "lease.use tenant:globex"},
+		{"--tenant", acme, "--scope", "lease.*"},
+		{"--tenant", acme, "--scope", "operator.>"},
+		{"--tenant", acme, "--scope", "OPERATOR.WRITE"},
+		{"--tenant", acme, "--scope", ""},
+		{"--tenant", acme, "--tenant", "globex", "--scope", "tenant:*"},
 	}
 	for _, id := range badIDs() {
 		if strings.Contains(id, "\x00") {
@@ -125,6 +138,28 @@ func TestBadTokens(t *testing.T) {
 		require.Positive(t, exit.ExitCode(), "%q", args)
 		require.Empty(t, string(out), "%q", args)
 		require.NotEmpty(t, stderr.String(), "%q", args)
+	}
+	// Credentials for NATS are held to the same: there a wildcard would open more.
+	for _, id := range append(badIDs(), "system", "a,b", "{{tag(tenant)}}") {
+		if strings.Contains(id, "\x00") {
+			continue
+		}
+		for _, args := range [][]string{
+			{"--role", "producer", "--tenant", id},
+			{"--role", "tail", "--tenant", id},
+			{"--role", "gateway", "--name", id},
+			{"--role", "presence", "--tenant", acme, "--name", id},
+			{"--role", id + "x"},
+		} {
+			file := filepath.Join(t.TempDir(), "none.creds")
+			cmd := exec.CommandContext(t.Context(), filepath.Join(binaries, "token"), append([]string{"creds", "--dir", s.Dir, "--out", file}, args...)...)
+			cmd.Env = environment()
+			out, err := cmd.Output()
+			var exit *exec.ExitError
+			require.ErrorAs(t, err, &exit, "%q", args)
+			require.Empty(t, string(out), "%q", args)
+			require.NoFileExists(t, file, "%q", args)
+		}
 	}
 	good := s.token(t, "--tenant", acme, "--agent", "a-1_x", "--scope", "presence.read", "--scope", "lease.use", "--ttl", "90s")
 	claims, err := jwt.DecodeUserClaims(good)

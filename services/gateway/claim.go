@@ -113,11 +113,15 @@ func newer(a, b subjects.GatewayRow) bool {
 
 // take writes the row for the first time, waiting for JetStream until ctx ends.
 func (c *claim) take(ctx context.Context) error {
-	if _, err := c.reload(ctx, subjects.GatewayKey(c.row.InstanceID)); err != nil {
-		return err
-	}
-	for {
-		_, err := c.save(ctx)
+	for loaded := false; ; {
+		var err error
+		if !loaded {
+			_, err = c.reload(ctx, subjects.GatewayKey(c.row.InstanceID))
+			loaded = err == nil
+		}
+		if loaded {
+			_, err = c.save(ctx)
+		}
 		if err == nil || !errors.Is(err, bus.ErrUnavailable) || !pause(ctx, storePause) {
 			return err
 		}

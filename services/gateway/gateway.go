@@ -234,6 +234,7 @@ func (g *Gateway) ensure(ctx context.Context) error {
 			return fmt.Errorf("prepare JetStream: %w", err)
 		}
 	}
+	g.conn.Survey(ctx, g.cfg.Replicas, g.cfg.NATSSync)
 	return nil
 }
 

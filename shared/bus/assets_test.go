@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/rs/zerolog"
 	"github.com/stretchr/testify/require"
 
 	"rollcall/shared/bus"
@@ -28,6 +29,26 @@ func TestMemoryStreamComesBackAfterARestart(t *testing.T) {
 	server.Restart(t)
 	exists(t, conn, "M")
 	require.Eventually(t, func() bool { return conn.Remade() == 1 }, soon, tick)
+}
+
+// TestReadingWhatIsBeingMade reads a row of a bucket that is not there for a moment:
+// the answer is waited for, and is no refusal.
+func TestReadingWhatIsBeingMade(t *testing.T) {
+	t.Parallel()
+	server := bustest.Start(t)
+	conn, err := bus.Connect(t.Context(), bus.Options{URL: server.URL(), LeaderReads: true, Log: zerolog.Nop()})
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = conn.Close(context.WithoutCancel(t.Context())) })
+	kv := newBucket(t, conn, time.Minute)
+	save(t, kv, "a", "1", 0, 0)
+	require.NoError(t, conn.JS().DeleteStream(t.Context(), "KV_ROWS"))
+	keepUp(t, conn)
+	entry, err := kv.Get(t.Context(), "a")
+	require.NoError(t, err)
+	require.False(t, entry.Exists)
+	_, err = conn.Bucket(t.Context(), "NOBODYS")
+	require.Error(t, err)
+	require.NotErrorIs(t, err, bus.ErrUnavailable, "nobody makes it")
 }
 
 func exists(t *testing.T, conn *bus.Conn, stream string) {

@@ -45,7 +45,7 @@ func (c *Conn) Bucket(ctx context.Context, name string) (*KV, error) {
 	kv := &KV{conn: c, name: name}
 	err := c.retry(ctx, func(ctx context.Context) (err error) {
 		kv.stream, err = c.js.Stream(ctx, bucketStream(name))
-		return err
+		return c.sparing(bucketStream(name), err)
 	})
 	if err != nil {
 		return nil, sorted(err, "open bucket %q", name)
@@ -69,7 +69,7 @@ func (b *KV) Get(ctx context.Context, key string) (Entry, error) {
 		if errors.Is(err, jetstream.ErrMsgNotFound) {
 			msg, err = nil, nil
 		}
-		return err
+		return b.conn.sparing(bucketStream(b.name), err)
 	})
 	switch {
 	case err != nil:

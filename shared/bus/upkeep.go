@@ -3,6 +3,7 @@ package bus
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"sync/atomic"
@@ -109,6 +110,26 @@ func (c *Conn) rush() {
 	default:
 	}
 }
+
+// sparing takes the absence of a stream that this connection looks after for
+// something that passes: it is made again, or the server that was asked has not heard
+// of it yet, as happens in a cluster right after it was made.
+func (c *Conn) sparing(stream string, err error) error {
+	if !errors.Is(err, jetstream.ErrStreamNotFound) {
+		return err
+	}
+	c.mu.Lock()
+	_, kept := c.assets[stream]
+	c.mu.Unlock()
+	if !kept {
+		return err
+	}
+	c.rush()
+	return fmt.Errorf("%w: %s", errAbsent, stream)
+}
+
+// errAbsent is transient.
+var errAbsent = errors.New("stream is not there")
 
 // sequenceGap is how far behind the last sequence that this process has seen a
 // stream begins that it makes again: other processes may have seen later ones.
