@@ -14,6 +14,7 @@ import (
 
 	"github.com/chromedp/cdproto/cdp"
 	"github.com/chromedp/cdproto/heapprofiler"
+	"github.com/chromedp/cdproto/performance"
 	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
 	"github.com/nats-io/nats.go"
@@ -153,6 +154,26 @@ func (s *screen) heap() float64 {
 	return used / (1 << 20)
 }
 
+// busy is for how long the page's main thread has computed, in seconds. Unlike frames it
+// does not depend on what else the machine does.
+func (s *screen) busy() float64 {
+	s.t.Helper()
+	var seconds float64
+	s.run(chromedp.Func(func(ctx context.Context, target *chromedp.Target) error {
+		result, err := cdp.Call(ctx, target, performance.GetMetrics, cdp.Empty{})
+		if err != nil {
+			return err
+		}
+		for _, metric := range result.Metrics {
+			if metric.Name == "ThreadTime" {
+				seconds = metric.Value
+			}
+		}
+		return nil
+	}))
+	return seconds
+}
+
 // TestScreensBench holds the page to its promises about 10,000 agents. It takes as long
 // as ROLLCALL_UI_BENCH says (make ui-bench).
 func TestScreensBench(t *testing.T) {
@@ -183,6 +204,10 @@ func TestScreensBench(t *testing.T) {
 	t.Logf("%d agents painted %v after the page was asked for", benchAgents, paints)
 	page.until("the inventory", "document.querySelectorAll('.filters select')[3].options.length === 6")
 
+	page.run(chromedp.Func(func(ctx context.Context, target *chromedp.Target) error {
+		_, err := cdp.Call(ctx, target, performance.Enable, performance.EnableParams{TimeDomain: performance.EnableTimeDomainThreadTicks})
+		return err
+	}))
 	eval[bool](page, `(() => {
 		const f = (window.frames_ = {n: 0, longest: 0, late: 0, last: performance.now()});
 		const tick = (now) => {
@@ -199,7 +224,7 @@ func TestScreensBench(t *testing.T) {
 	require.NoError(t, err)
 	first := page.heap()
 	eval[bool](page, "(Object.assign(window.frames_, {n: 0, longest: 0, late: 0, last: performance.now()}), true)")
-	began := time.Now()
+	before, began := page.busy(), time.Now()
 	n, err := p.churn(t.Context(), lasts-lasts/4)
 	require.NoError(t, err)
 	frames := eval[struct {
@@ -208,9 +233,10 @@ func TestScreensBench(t *testing.T) {
 		Late    int     `json:"late"`
 	}](page, "({...window.frames_})")
 	took := time.Since(began)
+	busy := 100 * (page.busy() - before) / took.Seconds()
 	last := page.heap()
-	t.Logf("%d changes before, then %d in %s (%.0f/s): %d frames (%.0f/s), the longest %.0f ms, %d above 100 ms; heap %.1f MiB, then %.1f MiB",
-		warm, n, took.Round(time.Second), float64(n)/took.Seconds(), frames.N, float64(frames.N)/took.Seconds(), frames.Longest, frames.Late, first, last)
+	t.Logf("%d changes before, then %d in %s (%.0f/s): %d frames (%.0f/s), the longest %.0f ms, %d above 100 ms; main thread busy %.1f %%; heap %.1f MiB, then %.1f MiB",
+		warm, n, took.Round(time.Second), float64(n)/took.Seconds(), frames.N, float64(frames.N)/took.Seconds(), frames.Longest, frames.Late, busy, first, last)
 
 	working := 0
 	for _, row := range p.rows {
@@ -226,5 +252,7 @@ func TestScreensBench(t *testing.T) {
 		require.Less(t, paint, mostPaint)
 	}
 	require.Zero(t, frames.Late, "frames above %s", mostFrame)
+	require.Positive(t, busy)
+	require.Less(t, busy, 50.0, "percent of the main thread")
 	require.Less(t, last, 1.1*first+2, "memory")
 }
