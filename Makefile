@@ -40,7 +40,7 @@ VULN_WAIT ?= 60
 # 1: an unreachable database is a failure too.
 VULN_REQUIRED ?=
 
-.PHONY: help build up test e2e attack chaos mutants bench fuzz lint fmt tidy tidy-check vuln standalone ui ui-check ui-test ui-bench check tools clean
+.PHONY: help build up test e2e attack chaos mutants bench fuzz lint fmt tidy tidy-check vuln standalone ui ui-check ui-test ui-bench check tools clean chaos storm
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -59,6 +59,9 @@ test: ## all tests of all modules, race detector on (TEST_FLAGS, TEST_TIMEOUT)
 
 e2e: ## only the black-box tests over the real binaries
 	CGO_ENABLED=1 go test -race -count=1 -timeout $(TEST_TIMEOUT) $(TEST_FLAGS) ./services/e2e/...
+
+storm: ## 200 subscribers, 50,000 events, sockets cut and a gateway killed; minutes
+	ROLLCALL_STORM=full go test -count=1 -timeout 30m -v -run '^TestStorm$$' $(TEST_FLAGS) ./services/e2e/...
 
 # Without the race detector, which keeps what memory it ever used: this is where memory has to come back.
 attack: ## the attack suite in full: 10,000 random frames, 5,000 half-open handshakes (ATTACK_SEED)

@@ -46,12 +46,13 @@ const (
 	runBeacon  = "beacon"
 	runFanout  = "fanout"
 	runEvents  = "events"
+	runSlow    = "slow"
 	runLease   = "lease"
 	runLoss    = "gateway-loss"
 )
 
 func runNames() []string {
-	return []string{runConnect, runBeacon, runFanout, runEvents, runLease, runLoss}
+	return []string{runConnect, runBeacon, runFanout, runEvents, runSlow, runLease, runLoss}
 }
 
 // Main is the command.

@@ -35,7 +35,7 @@ func TestFaultsAreNamedAtOnce(t *testing.T) {
 	var faults *daemon.SettingsError
 	require.ErrorAs(t, err, &faults)
 	require.Len(t, faults.Faults, 4)
-	require.ErrorContains(t, err, `--run: "beacons" is not one of connect, beacon, fanout, events, lease, gateway-loss`)
+	require.ErrorContains(t, err, `--run: "beacons" is not one of connect, beacon, fanout, events, slow, lease, gateway-loss`)
 }
 
 func TestStackGetsNoneOfBenchsOwnSettings(t *testing.T) {

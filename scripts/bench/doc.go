@@ -19,8 +19,8 @@
 //	              of one gateway                             subscribers
 //	events        an event of one publisher reaches all      a stored message reaches L core
 //	              sockets of a gateway that listen           subscribers
-//	              … 99 of them beside one that reads         the same 99 without it
-//	              nothing
+//	slow          the same to 99, beside one that reads      the same 99 without it
+//	              a byte per second and is closed
 //	lease         request, claim, finalize, each answered;   per command: stored, consumer, tombstone
 //	              the agent is seen working and online       looked up, row, timer, notice, reply, events,
 //	              again meanwhile                            seen, ack; per event: presence's consumer,

@@ -101,21 +101,31 @@ func (a *audience) play(ctx context.Context, n int, from source) error {
 // turn plays bursts of n for d.
 func (a *audience) turn(n int, from source) side {
 	return func(ctx context.Context, d time.Duration) ([]series, error) {
-		for _, e := range a.ears {
-			e.latencies = nil
-		}
+		a.forget()
 		began := time.Now()
 		for played := false; !played || time.Since(began) < d; played = true {
 			if err := a.play(ctx, n, from); err != nil {
 				return nil, err
 			}
 		}
-		s := series{elapsed: time.Since(began)}
-		for _, e := range a.ears {
-			s.latencies = append(s.latencies, e.latencies...)
-		}
-		return []series{s}, nil
+		return a.series(time.Since(began)), nil
 	}
+}
+
+// forget begins a turn.
+func (a *audience) forget() {
+	for _, e := range a.ears {
+		e.latencies = nil
+	}
+}
+
+// series is what the turn gave.
+func (a *audience) series(elapsed time.Duration) []series {
+	s := series{elapsed: elapsed}
+	for _, e := range a.ears {
+		s.latencies = append(s.latencies, e.latencies...)
+	}
+	return []series{s}
 }
 
 // fanning measures how changes reach the sockets of a gateway. The benchmark

@@ -20,7 +20,8 @@ type Report struct {
 	Rounds      int       `json:"rounds"`
 	TurnMS      float64   `json:"turn_ms"`
 	Lines       []Line    `json:"lines"`
-	// Loss is absent when it was not measured.
+	// Slow and Loss are absent when they were not measured.
+	Slow *Slow `json:"slow,omitempty"`
 	Loss *Loss `json:"gateway_loss,omitempty"`
 	// Skipped says, by measure, why one was not taken.
 	Skipped map[string]string `json:"skipped,omitempty"`
@@ -37,6 +38,14 @@ type Line struct {
 	Rollcall Figures `json:"rollcall"`
 	Raw      Figures `json:"raw"`
 	Ratio    Ratio   `json:"ratio"`
+}
+
+// Slow is how many events were published until a reader of a byte per second was
+// closed with 1008: what its queue holds, and what was on the way to it.
+type Slow struct {
+	Closed       int     `json:"closed"`
+	MedianEvents float64 `json:"median_events"`
+	MaxEvents    float64 `json:"max_events"`
 }
 
 // Loss is how long agents of a lost gateway are taken to be online.
@@ -91,6 +100,9 @@ func (r Report) table(w io.Writer) error {
 func (r Report) remarks(w io.Writer) error {
 	var b strings.Builder
 	b.WriteString("\n")
+	if s := r.Slow; s != nil {
+		fmt.Fprintf(&b, "slow: %d readers of a byte per second closed with 1008, after %.0f events (median), %.0f (most)\n", s.Closed, s.MedianEvents, s.MaxEvents)
+	}
 	if l := r.Loss; l != nil {
 		verdict := "within"
 		if l.MaxMS > l.BoundMS {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"runtime"
+	"slices"
 	"time"
 
 	"rollcall/subjects"
@@ -71,6 +72,7 @@ func (b *bench) run(ctx context.Context) error {
 		{runBeacon, b.beacon},
 		{runFanout, b.fanout},
 		{runEvents, b.events},
+		{runSlow, b.slow},
 		{runLease, b.lease},
 		{runLoss, b.loss},
 	} {
@@ -188,17 +190,22 @@ func (b *bench) events(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	err = b.take(ctx, measures...)
-	leave()
-	if err != nil {
-		return err
-	}
-	slow, leave, err := sluggish(ctx, b.stack, b.fleet)
+	defer leave()
+	return b.take(ctx, measures...)
+}
+
+func (b *bench) slow(ctx context.Context) error {
+	var events []float64
+	m, leave, err := sluggish(ctx, b.stack, b.fleet, func(n int) { events = append(events, float64(n)) })
 	if err != nil {
 		return err
 	}
 	defer leave()
-	return b.take(ctx, slow)
+	if err := b.take(ctx, m); err != nil {
+		return err
+	}
+	b.report.Slow = &Slow{Closed: len(events), MedianEvents: median(events), MaxEvents: slices.Max(events)}
+	return nil
 }
 
 func (b *bench) loss(ctx context.Context) error {

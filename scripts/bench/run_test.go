@@ -58,6 +58,8 @@ func TestShortRunGivesACompleteTable(t *testing.T) {
 		require.Positive(t, l.ratio(), l.ID)
 	}
 	require.Equal(t, want, got)
+	require.Positive(t, report.Slow.Closed)
+	require.Greater(t, report.Slow.MedianEvents, 500.0, "it is given what its queue holds")
 	require.Equal(t, 4, report.Loss.Agents)
 	require.InDelta(t, 3500, report.Loss.BoundMS, 0)
 	require.Greater(t, report.Loss.MedianMS, ms(500*time.Millisecond), "a gateway is missed after its grace at the earliest")

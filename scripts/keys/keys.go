@@ -116,7 +116,7 @@ func (r *Ring) makeSeeds() error {
 		}
 	}
 	for _, role := range access.Roles() {
-		if err := makeSeed(r.signingFile(role), nkeys.CreateAccount); err != nil {
+		if err := makeSeed(r.SigningFile(role), nkeys.CreateAccount); err != nil {
 			return err
 		}
 	}
@@ -227,7 +227,7 @@ func (r *Ring) sign(claims *jwt.UserClaims, role access.Role) (string, error) {
 // signer reads the key of a role each time it is used: another process may
 // have put a new one there.
 func (r *Ring) signer(role access.Role) (pair, error) {
-	return readSeed(r.signingFile(role), nkeys.IsValidPublicAccountKey)
+	return readSeed(r.SigningFile(role), nkeys.IsValidPublicAccountKey)
 }
 
 // Gateway returns the file with the key of the n-th gateway and its public
@@ -246,7 +246,8 @@ func (r *Ring) Gateway(n int) (path string, public ed25519.PublicKey, err error)
 
 func (r *Ring) path(name string) string { return filepath.Join(r.dir, name) }
 
-func (r *Ring) signingFile(role access.Role) string {
+// SigningFile is the file with the key that signs for a role now.
+func (r *Ring) SigningFile(role access.Role) string {
 	return r.path(filepath.Join(signingDir, string(role)+seedEnd))
 }
 

@@ -77,7 +77,7 @@ func (r *Ring) Switch(role access.Role) error {
 		return err
 	}
 	defer unlock()
-	if err := os.Rename(r.path(signingDir+"/"+string(role)+nextEnd), r.signingFile(role)); err != nil {
+	if err := os.Rename(r.path(signingDir+"/"+string(role)+nextEnd), r.SigningFile(role)); err != nil {
 		return fmt.Errorf("rotate: %w", err)
 	}
 	return nil

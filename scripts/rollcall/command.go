@@ -25,9 +25,11 @@ type command struct {
 
 func commands() []command {
 	return []command{
+		{"top", "the fleet on the whole screen, live", runTop},
 		{"presence", "agents or instances and how they are", runPresence},
 		{"leases", "leases and their states", runLeases},
 		{"events", "what happens, as it happens", runEvents},
+		{"status", "how a gateway is, and what it stands on", runStatus},
 	}
 }
 

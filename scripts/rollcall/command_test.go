@@ -357,7 +357,7 @@ func TestWatch(t *testing.T) {
 		changed(101, "bob", "online", "working", "lease_granted") + changed(102, "ada", "working", "online", "lease_ended") + changed(103, "bob", "working", "offline", "gateway_lost"),
 	}
 	r := start(t, f, "presence", "--watch", "--prefix", "bob")
-	r.await(t, "gateway_lost")
+	r.await(t, "working → offline gateway_lost\n")
 	require.NoError(t, r.stop(t))
 	_, after, found := strings.Cut(r.stdout.String(), "eve")
 	require.True(t, found, "the listing first")

@@ -57,10 +57,20 @@ func (g *gateway) close() { g.http.CloseIdleConnections() }
 // url is the gateway that is asked next.
 func (g *gateway) url() string { return g.urls[g.at] }
 
+// fork asks the same gateways, for another goroutine.
+func (g *gateway) fork() *gateway {
+	other := newGateway(g.urls, g.token, g.timeout)
+	other.at = g.at
+	return other
+}
+
+// errPatience is the cause of giving up.
+var errPatience = errors.New("no answer within")
+
 // get decodes an answer into out, and waits as long as --timeout for a gateway
 // that is able to give one.
 func (g *gateway) get(ctx context.Context, path string, query url.Values, out any) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, g.timeout, fmt.Errorf("no answer within %s", g.timeout))
+	ctx, cancel := context.WithTimeoutCause(ctx, g.timeout, fmt.Errorf("%w %s", errPatience, g.timeout))
 	defer cancel()
 	body, err := g.read(ctx, path, query)
 	if err != nil {
@@ -79,17 +89,21 @@ func (g *gateway) get(ctx context.Context, path string, query url.Values, out an
 // read asks until there is an answer that will not change by asking again. Where
 // nobody listens it does not wait.
 func (g *gateway) read(ctx context.Context, path string, query url.Values) ([]byte, error) {
+	var last error
 	for {
 		response, err := g.open(ctx, path, query, nil) //nolint:bodyclose // readAll closes it
 		var body []byte
 		if err == nil {
 			body, err = readAll(response)
 		}
+		if err != nil && last != nil && errors.Is(context.Cause(ctx), errPatience) {
+			return nil, last // it says more than that the time is over
+		}
 		refused, ok := errors.AsType[*refusal](err)
 		if err == nil || !ok || !refused.passes() {
 			return body, err
 		}
-		if !pause(ctx, refused.after()) {
+		if last = err; !pause(ctx, refused.after()) {
 			return nil, err
 		}
 	}

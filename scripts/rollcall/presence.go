@@ -148,7 +148,7 @@ func watchPresence(ctx context.Context, g *gateway, std Streams, q presenceQuery
 		case asJSON:
 			return jsonLine(std.Out, map[string]json.RawMessage{"event": e.raw})
 		default:
-			return line(std.Out, "%s  %s", e.OccurredAt.UTC().Format(time.RFC3339), told(e))
+			return line(std.Out, "%s  %s", e.OccurredAt.UTC().Format(time.RFC3339), wordsOf(e))
 		}
 	})
 }
@@ -201,13 +201,13 @@ func (q presenceQuery) wants(e event) bool {
 	}
 }
 
-// told says what changed, in one line.
-func told(e event) string {
+// wordsOf says what changed, in one line.
+func wordsOf(e event) string {
 	switch e.Type {
 	case subjects.TypePresenceChanged:
 		var p subjects.PresenceChanged
 		if e.decode(&p) {
-			return strings.Join([]string{clean(p.AgentID), clean(string(p.Previous)), "→", clean(string(p.Status)), clean(p.Reason)}, " ")
+			return clean(changeOf(p))
 		}
 	case subjects.TypePresenceUpserted:
 		var p subjects.PresenceUpserted
@@ -225,4 +225,9 @@ func told(e event) string {
 		}
 	}
 	return clean(e.Type) + " " + compact(e.Payload)
+}
+
+// changeOf says how an agent's status changed.
+func changeOf(p subjects.PresenceChanged) string {
+	return strings.Join([]string{p.AgentID, string(p.Previous), "→", string(p.Status), p.Reason}, " ")
 }

@@ -107,6 +107,9 @@ func (s *stack) natsArgs(name string) []string {
 	if replicas := s.replicas(); replicas > 1 {
 		args = append(args, "--replicas", strconv.Itoa(replicas))
 	}
+	if s.config.NATSURL == "" {
+		args = append(args, "--nats-sync", s.config.NATSSync)
+	}
 	if creds := s.credsFile(name); creds != "" {
 		args = append(args, "--nats-creds", creds)
 	}
@@ -138,10 +141,27 @@ func (s *stack) tell(ctx context.Context) {
 	}
 }
 
+// vouches reports whether the server takes the word of this directory's keys.
+func (s *stack) vouches() bool {
+	return s.config.NATSURL == "" || filepath.Clean(s.config.NATSCredsDir) == filepath.Dir(s.ring.CredsFile(adminName))
+}
+
+// tailArgs let a gateway give credentials for listening.
+func (s *stack) tailArgs() []string {
+	if !s.vouches() {
+		return nil
+	}
+	args := []string{"--tail-key-file", s.ring.SigningFile(access.Tail)}
+	if s.nats != nil {
+		args = append(args, "--tail-url", "ws://"+address(s.ports.websocket))
+	}
+	return args
+}
+
 // tailCreds are a tenant's credentials for listening; empty where they would not
 // be known, or not be asked for.
 func (s *stack) tailCreds(tenant string) (string, error) {
-	if s.config.NATSURL != "" && filepath.Clean(s.config.NATSCredsDir) != filepath.Dir(s.ring.CredsFile(adminName)) {
+	if !s.vouches() {
 		return "", nil
 	}
 	data, err := os.ReadFile(s.ring.CredsFile(tailName(tenant)))

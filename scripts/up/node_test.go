@@ -74,7 +74,7 @@ func TestClusterOfNodes(t *testing.T) {
 	require.Equal(t, strings.Join(urls, ","), i.sum.NATSURL)
 	require.Equal(t, i.sum.NATSNodes[0].MonitorURL, i.sum.NATSMonitorURL)
 	for _, service := range []string{"gateway-0", "presence-0", "lease-0"} {
-		require.Contains(t, read(t, i.dir, "logs", service+".log"), "--nats-url "+i.sum.NATSURL+" --replicas 3")
+		require.Contains(t, read(t, i.dir, "logs", service+".log"), "--nats-url "+i.sum.NATSURL+" --replicas 3 --nats-sync always")
 	}
 	secret := strings.TrimSpace(read(t, i.dir, secretFile))
 	require.NotEmpty(t, secret)

@@ -174,14 +174,14 @@ func TestUpStartsAnnouncesAndStopsInOrder(t *testing.T) {
 	// The command line says everything a restart needs, and no secret.
 	argv := strings.Fields(read(t, i.dir, "logs", "gateway-1.log"))
 	require.Equal(t, []string{
-		"gateway", "--listen", strings.TrimPrefix(i.sum.Gateways[1].URL, "http://"), "--nats-url", i.sum.NATSURL,
+		"gateway", "--listen", strings.TrimPrefix(i.sum.Gateways[1].URL, "http://"), "--nats-url", i.sum.NATSURL, "--nats-sync", "interval",
 		"--nats-creds", filepath.Join(i.dir, "creds", "gateway-1.creds"),
 		"--key-file", filepath.Join(i.dir, "gateway-1.pem"), "--operator-key",
-	}, argv[:10])
-	require.Regexp(t, "^O[A-Z2-7]{55}$", argv[10])
-	require.Equal(t, "--account-key", argv[11])
-	require.Regexp(t, "^A[A-Z2-7]{55}$", argv[12])
-	require.Len(t, argv, 13)
+	}, argv[:12])
+	require.Regexp(t, "^O[A-Z2-7]{55}$", argv[12])
+	require.Equal(t, "--account-key", argv[13])
+	require.Regexp(t, "^A[A-Z2-7]{55}$", argv[14])
+	require.Len(t, argv, 15)
 
 	i.stop(t, syscall.SIGTERM)
 	i.requireNothingLeft(t)

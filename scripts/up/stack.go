@@ -185,8 +185,8 @@ func (s *stack) start(ctx context.Context) error {
 			return err
 		}
 		name := processName("gateway", n)
-		p, err := s.crew.start(name, "gateway", port, append(s.natsArgs(name),
-			"--key-file", path, "--operator-key", s.ring.Operator(), "--account-key", s.ring.Account())...)
+		args := append(s.natsArgs(name), "--key-file", path, "--operator-key", s.ring.Operator(), "--account-key", s.ring.Account())
+		p, err := s.crew.start(name, "gateway", port, append(args, s.tailArgs()...)...)
 		if err != nil {
 			return err
 		}

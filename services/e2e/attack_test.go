@@ -35,12 +35,13 @@ func (s *stack) untouched(t *testing.T, name string, do func()) {
 	s.intact(t, name)
 }
 
-// holdings is what every stream holds, but for the rows of gateways, which beat.
+// holdings is what every stream holds, but for the rows of gateways and those of
+// rollcall itself in PRESENCE, which beat.
 func (s *stack) holdings(t *testing.T) map[string]string {
 	t.Helper()
 	held := map[string]string{}
 	names := []string{
-		subjects.StreamEvents, subjects.StreamCommands, subjects.StreamEdge, access.BucketStream(subjects.BucketPresence),
+		subjects.StreamEvents, subjects.StreamCommands, subjects.StreamEdge,
 		access.BucketStream(subjects.BucketLeases), access.BucketStream(subjects.BucketSettings),
 	}
 	for _, name := range names {
@@ -48,6 +49,16 @@ func (s *stack) holdings(t *testing.T) map[string]string {
 		require.NoError(t, err)
 		info := stream.CachedInfo()
 		held[name] = fmt.Sprintf("%d messages up to %d on %v", info.State.Msgs, info.State.LastSeq, info.Config.Subjects)
+	}
+	rows := map[string]uint64{}
+	s.count(t, access.BucketStream(subjects.BucketPresence), "$KV."+subjects.BucketPresence+".>", rows)
+	for subject := range rows {
+		if strings.HasPrefix(subject, "$KV."+subjects.BucketPresence+"."+subjects.SystemTenant+".") {
+			continue
+		}
+		entry, err := s.bucket(subjects.BucketPresence).Get(t.Context(), strings.TrimPrefix(subject, "$KV."+subjects.BucketPresence+"."))
+		require.NoError(t, err)
+		held[subject] = fmt.Sprintf("at %d", entry.Revision)
 	}
 	list := s.conn().JS().StreamNames(t.Context())
 	all := slices.Sorted(func(yield func(string) bool) {

@@ -91,19 +91,13 @@ func (s *screen) note(e any) {
 			s.complaints = append(s.complaints, "console: "+strings.Join(words, " "))
 		}
 	case *cdplog.EventEntryAdded:
-		if e.Entry.Source == cdplog.EntrySourceNetwork && notYet(e.Entry.URL) {
-			return
+		if e.Entry.Source == cdplog.EntrySourceNetwork && strings.HasSuffix(e.Entry.URL, "/history?include=all&limit=200") {
+			return // a gateway may lack it; the page says so
 		}
 		if e.Entry.Level == cdplog.EntryLevelError || e.Entry.Level == cdplog.EntryLevelWarning {
 			s.complaints = append(s.complaints, fmt.Sprintf("%s: %s %s", e.Entry.Source, e.Entry.Text, e.Entry.URL))
 		}
 	}
-}
-
-// notYet names what a gateway may lack; the page says so where it would show it.
-func notYet(address string) bool {
-	u, err := url.Parse(address)
-	return err == nil && (u.Path == "/status" || u.Path == "/connections" || strings.HasSuffix(u.Path, "/history"))
 }
 
 // forgive forgets complaints, after something was broken on purpose.

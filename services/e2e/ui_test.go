@@ -49,6 +49,7 @@ func TestScreens(t *testing.T) {
 	s.checkAgentPage(t, page, b)
 	s.checkLeaseActions(t, page, b)
 	s.checkTail(t, page, b)
+	checkHealth(t, page)
 	page.requireQuiet()
 	checkEveryPage(t, page, full)
 	page.requireQuiet()
@@ -162,6 +163,9 @@ func checkFilters(t *testing.T, page *screen, size, probes int) {
 // checkAgentPage sees an agent connect, work and leave on its own page.
 func (s *stack) checkAgentPage(t *testing.T, page *screen, g gateway) {
 	t.Helper()
+	page.visit("#/agent/probe-0001", "probe-0001")
+	page.until("what happened before, or that this gateway does not tell", `document.querySelector("#timeline")?.textContent.includes("offline → online, connected") ||
+		document.querySelector(".note")?.textContent.includes("not available")`)
 	page.visit("#/agent/subject", "subject")
 	require.Contains(t, page.texts("main")[0], "no row for this agent")
 	conn := s.worker(t, g, "subject")
@@ -253,6 +257,19 @@ func (s *stack) checkTail(t *testing.T, page *screen, g gateway) {
 		want = append(want, fmt.Sprintf("shift.s%d", n))
 	}
 	require.Equal(t, want, page.texts("#tail li b"), "each once, in order")
+}
+
+// checkHealth reads what the gateway says of itself and of what it stands on.
+func checkHealth(t *testing.T, page *screen) {
+	t.Helper()
+	page.visit("#/health", "Health")
+	page.until("status", "document.querySelector('main').textContent.includes('per-agent')")
+	page.until("both gateways", "document.querySelectorAll('[aria-label=Gateways] tbody tr').length === 2")
+	text := page.texts("main")[0]
+	for _, said := range []string{"Brakereleased", "this page is connected to it", "Readyyes", "Connectedyes"} {
+		require.Contains(t, text, said)
+	}
+	require.NotContains(t, text, "not available")
 }
 
 // checkEveryPage looks at each page, in both themes and at all sizes.

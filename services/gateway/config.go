@@ -31,6 +31,9 @@ type Config struct {
 	AllowedOrigins []string
 	// TrustedProxies are networks of hosts that are believed for whom they ask.
 	TrustedProxies []string
+	// TailKeyFile holds the key that signs credentials for NATS which the gateway gives
+	// to whoever may see a whole tenant, TailURL where they are to be used.
+	TailKeyFile, TailURL string
 
 	Heartbeat        time.Duration
 	TTL              time.Duration
@@ -53,6 +56,11 @@ type Config struct {
 	HandshakeBytes  int
 	MaxHandshakes   int
 	MaxHalfOpen     int
+
+	// shown are the effective settings without secrets, recent the warnings that were
+	// logged lately. Both are for reports.
+	shown  map[string]string
+	recent *recentLog
 }
 
 // ParseConfig reads the settings from flags and environment. The second result
@@ -67,6 +75,10 @@ func ParseConfig(args, env []string) (Config, map[string]string, error) {
 	s.Strings(&c.TrustedIssuers, "trusted-issuer", nil, "account signing key (A…) whose tokens are accepted; required without operator-key")
 	s.Strings(&c.AllowedOrigins, "allowed-origin", nil, "origin such as https://ui.example.com, besides the gateway's own, whose pages may use the cookie; once there is one, pages of others open no socket")
 	s.Strings(&c.TrustedProxies, "trusted-proxy", nil, "address or network (10.0.0.0/8) of proxies whose Forwarded, X-Forwarded-For, X-Real-IP and X-Forwarded-Proto are believed")
+	s.String(&c.TailKeyFile, "tail-key-file", "", "file with the seed of the account's signing key for tails; with it POST /auth/nats gives credentials")
+	s.String(&c.TailURL, "tail-url", "", "where NATS is for whoever gets those credentials, such as wss://nats.example.com:9222")
+	s.Check("tail-key-file", func() error { return c.checkTail() })
+	s.Check("tail-url", func() error { return c.checkTailURL() })
 	s.Check("key-file", func() error { return required(c.KeyFile) })
 	s.Check("operator-key", func() error { return checkOperators(c.OperatorKeys) })
 	s.Check("account-key", func() error { return c.checkAccount() })
@@ -78,7 +90,8 @@ func ParseConfig(args, env []string) (Config, map[string]string, error) {
 	if err := s.Parse(args, env); err != nil {
 		return Config{}, nil, err // one line that names all faults
 	}
-	return c, s.Describe(), nil
+	c.shown = s.Describe()
+	return c, c.shown, nil
 }
 
 func (c *Config) durations(s *daemon.Settings) {

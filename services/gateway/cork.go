@@ -12,6 +12,11 @@ import (
 // corkBytes is how much may wait in a corked connection before it is written.
 const corkBytes = 32 << 10
 
+// kernelBytes is how much the system is asked to hold for a peer that does not read.
+// Left to itself it grows to megabytes, which no bound of ours would know of; Linux
+// holds twice of what it is asked for.
+const kernelBytes = 256 << 10
+
 // corkedConn is a connection whose writes can be held together, so that a burst of
 // frames costs one system call and not one each.
 type corkedConn struct {
@@ -88,6 +93,9 @@ func (w *corkable) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	conn, buffered, err := http.NewResponseController(w.ResponseWriter).Hijack()
 	if err != nil {
 		return nil, nil, fmt.Errorf("take the connection over: %w", err)
+	}
+	if tcp, is := conn.(*net.TCPConn); is {
+		_ = tcp.SetWriteBuffer(kernelBytes) // without it the bound is only further away
 	}
 	w.conn = &corkedConn{Conn: conn}
 	return w.conn, bufio.NewReadWriter(buffered.Reader, bufio.NewWriter(w.conn)), nil

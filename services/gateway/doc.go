@@ -4,6 +4,7 @@
 // # What goes in and out
 //
 //	reads   PRESENCE, GATEWAYS                         into an in-memory view
+//	        (presence's own rows there too: the brake, its processes)
 //	        SETTINGS T.presence                        caps on connections
 //	        EVENTS   tenant.T.>                        to sockets and streams, per
 //	                                                   tenant that has readers here

@@ -19,6 +19,7 @@ const maxBody = 16 << 10
 func (g *Gateway) doors(mux *http.ServeMux) {
 	mux.HandleFunc("POST /auth/cookie", g.postCookie)
 	mux.HandleFunc("DELETE /auth/cookie", g.deleteCookie)
+	mux.HandleFunc("POST /auth/nats", g.postNATS)
 }
 
 // findToken returns the token that a request carries: in its header, in a cookie that

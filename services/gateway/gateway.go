@@ -24,7 +24,8 @@ func Main(ctx context.Context, args, env []string, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	log, err := daemon.Logger(stderr, cfg.LogLevel, "gateway")
+	cfg.recent = newRecentLog(stderr)
+	log, err := daemon.Logger(cfg.recent, cfg.LogLevel, "gateway")
 	if err != nil {
 		return fmt.Errorf("open log: %w", err)
 	}
@@ -50,6 +51,7 @@ type Gateway struct {
 	trusted    synced
 	origins    origins
 	proxies    proxies
+	policy     string // of pages
 	listener   net.Listener
 	sampler    zerolog.Sampler // of refusals over HTTP
 	health     *daemon.Health
@@ -66,7 +68,11 @@ type Gateway struct {
 	readmissions chan []*socket
 	streams      *streams
 	events       eventsFacts
-	edge         *edge
+	// historians are the places of those who ask about the past, pastEvents how much of
+	// it one question may look at.
+	historians chan struct{}
+	pastEvents int
+	edge       *edge
 
 	// These exist once Run has reached JetStream, and before a socket is let in.
 	publisher *publisher
@@ -102,7 +108,8 @@ func New(ctx context.Context, cfg Config, log zerolog.Logger) (*Gateway, error) 
 		admission: newAdmission(cfg.MaxConnections), upgrades: newUpgrades(cfg.UpgradeRate), roster: newRoster(),
 		readmissions: make(chan []*socket, 1), sampler: newSampler(), streams: newStreams(cfg.MaxConnections),
 		handshakes: &handshakes{most: cfg.MaxHandshakes},
-		dialects:   dialects(), origins: from, proxies: trusted,
+		dialects:   dialects(), origins: from, proxies: trusted, policy: policyFor(cfg.TailURL),
+		historians: make(chan struct{}, pastReaders), pastEvents: pastEvents,
 	}
 	g.log = log.With().Str("gateway_id", id).Str("incarnation", g.incarnation).Logger()
 	g.metrics = newMetrics(func() float64 { return float64(g.admission.count()) })
@@ -234,6 +241,7 @@ func (g *Gateway) ensure(ctx context.Context) error {
 			return fmt.Errorf("prepare JetStream: %w", err)
 		}
 	}
+	g.conn.Survey(ctx, g.cfg.Replicas, g.cfg.NATSSync)
 	return nil
 }
 

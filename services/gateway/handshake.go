@@ -154,10 +154,12 @@ func (s *socket) newSubscriber() *subscriber {
 	}
 }
 
-// resync tells the peer that it has missed events for good.
+// resync tells the peer that it has missed events for good. The cursor counts once
+// the event is queued: what is told between the two must not carry it, or a peer that
+// is cut then goes on from there and never hears of what it missed.
 func (s *socket) resync(e resyncEvent, cursor string) {
+	s.eventAt("resync", e, cursor)
 	s.told(cursor)
-	s.event("resync", e)
 }
 
 // told notes the cursor that the peer was told last.

@@ -12,11 +12,19 @@ import (
 const pagePolicy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; font-src 'self'; connect-src 'self'; " +
 	"manifest-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 
+// policyFor adds the NATS server that pages may listen to.
+func policyFor(tailURL string) string {
+	if !strings.HasPrefix(tailURL, "ws") {
+		return pagePolicy
+	}
+	return strings.Replace(pagePolicy, "connect-src 'self'", "connect-src 'self' "+strings.TrimRight(tailURL, "/"), 1)
+}
+
 // guardBrowsers sets what keeps a browser from doing with an answer what it is not for.
 // A handler may set a header again, such as that of a cache for what it has a tag for.
 func (g *Gateway) guardBrowsers(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
-	h.Set("Content-Security-Policy", pagePolicy)
+	h.Set("Content-Security-Policy", g.policy)
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("X-Frame-Options", "DENY") // for browsers that do not know frame-ancestors
 	h.Set("Referrer-Policy", "no-referrer")

@@ -41,6 +41,8 @@ func (g *Gateway) routes(life context.Context) http.Handler {
 	mux.HandleFunc("GET /status", g.getStatus)
 	mux.HandleFunc("GET /connections", g.getConnections)
 	mux.HandleFunc("GET /openapi.yaml", g.getOpenAPI)
+	mux.HandleFunc("GET /diagnostics", g.getDiagnostics)
+	mux.HandleFunc("GET /agents/{agent_id}/history", g.getHistory)
 	g.doors(mux)
 	if err := ui.Register(mux); err != nil {
 		panic("gateway: the page was not embedded: " + err.Error()) // a build that cannot be
@@ -190,6 +192,8 @@ func remoteAddr(r *http.Request) netip.Addr {
 type presencePage struct {
 	Status      string    `json:"status"`
 	GeneratedAt time.Time `json:"generated_at"`
+	// At is set on a page of the past.
+	At time.Time `json:"at,omitzero"`
 	listResult
 }
 
@@ -205,6 +209,10 @@ func (g *Gateway) getPresence(w http.ResponseWriter, r *http.Request) {
 	q, err := parseListQuery(r.URL.RawQuery)
 	if err != nil {
 		g.writeError(w, err)
+		return
+	}
+	if !q.at.IsZero() {
+		g.answerPast(w, r, bearer.Tenant, q)
 		return
 	}
 	page, err := g.list(r.Context(), bearer.Tenant, q)
@@ -244,15 +252,19 @@ func (g *Gateway) verify(w http.ResponseWriter, r *http.Request, text string) (t
 // parseListQuery reads the query string as strictly as a request's payload.
 func parseListQuery(raw string) (listQuery, error) {
 	var p listPayload
-	var agent, gateway, version string
+	var agent, gateway, version, at string
 	err := readQuery(raw, map[string]*string{
 		"kind": &p.Kind, "status": &p.Status, "role": &p.Role, "prefix": &p.Prefix, "after": &p.After,
-		"agent_id": &agent, "gateway_id": &gateway, "version": &version,
+		"agent_id": &agent, "gateway_id": &gateway, "version": &version, "at": &at,
 	}, &p.Limit)
 	if err != nil {
 		return listQuery{}, err
 	}
-	return newListQuery(p, func(q *listQuery) { q.agent, q.gateway, q.version = agent, gateway, version })
+	q, err := newListQuery(p, func(q *listQuery) { q.agent, q.gateway, q.version = agent, gateway, version })
+	if err == nil && at != "" {
+		q.at, err = parsePast(at, q)
+	}
+	return q, err
 }
 
 // readQuery reads a query string into the given fields, and "limit".
@@ -328,6 +340,8 @@ func statusOf(code string) int {
 		return http.StatusTooManyRequests
 	case subjects.CodeUnavailable:
 		return http.StatusServiceUnavailable
+	case subjects.CodeTimeout:
+		return http.StatusGatewayTimeout
 	default:
 		return http.StatusInternalServerError
 	}

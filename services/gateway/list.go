@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"slices"
+	"time"
 
 	"rollcall/subjects"
 )
@@ -26,7 +27,9 @@ type listQuery struct {
 	kind, status, role, prefix, after string
 	// agent, gateway and version narrow a listing over HTTP.
 	agent, gateway, version string
-	limit                   int
+	// at is when the listing is to be of; zero for now.
+	at    time.Time
+	limit int
 	// onlyAgent and onlyInstance cut the listing down to the asking peer.
 	onlyAgent, onlyInstance string
 }

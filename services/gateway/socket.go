@@ -256,10 +256,13 @@ func (s *socket) sendAll(ctx context.Context, frame queued) bool {
 	return false
 }
 
-// send writes one frame.
+// send writes one frame. The library closes the connection of one that takes too
+// long, which the reader sees at once: what is written down first is why.
 func (s *socket) send(ctx context.Context, frame []byte) error {
-	bounded, cancel := context.WithTimeout(ctx, timeoutFor(len(frame)))
+	bounded, cancel := context.WithCancel(ctx)
 	defer cancel()
+	late := time.AfterFunc(timeoutFor(len(frame)), func() { s.slow(); cancel() })
+	defer late.Stop()
 	err := s.conn.Write(bounded, websocket.MessageText, frame)
 	if err != nil && bounded.Err() != nil {
 		return bounded.Err()
@@ -369,6 +372,13 @@ func (s *socket) finish(life context.Context) {
 
 // event queues an event of our own for this peer alone, if it is connected.
 func (s *socket) event(eventType string, payload any) {
+	if cursor := s.cursor.Load(); cursor != nil {
+		s.eventAt(eventType, payload, *cursor)
+	}
+}
+
+// eventAt is event with a cursor of its own.
+func (s *socket) eventAt(eventType string, payload any, cursor string) {
 	opened := s.opened.Load()
 	if opened == nil || slices.Contains(s.dialect.omits, eventType) {
 		return
@@ -379,13 +389,14 @@ func (s *socket) event(eventType string, payload any) {
 		s.gateway.log.Error().Err(err).Str("type", eventType).Msg("event not sent")
 		return
 	}
-	s.forward(event)
+	s.forwardAt(event, cursor)
 }
 
 // forward passes an event on to this peer alone. It has no place in the order of
 // events, so its cursor is the last one that the peer was told.
-func (s *socket) forward(event subjects.Event) {
-	cursor := *s.cursor.Load()
+func (s *socket) forward(event subjects.Event) { s.forwardAt(event, *s.cursor.Load()) }
+
+func (s *socket) forwardAt(event subjects.Event, cursor string) {
 	data, err := s.dialect.frames.encode(event, cursor)
 	if err != nil {
 		s.log.Warn().Err(err).Str("type", event.Type).Msg("event not sent")

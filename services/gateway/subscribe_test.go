@@ -322,6 +322,36 @@ func (g *gatewayRun) socketOf(agent string) *socket {
 	return nil
 }
 
+// TestReaderThatTakesNothing holds that a reader is a slow one too whose queue is not
+// full, but who has not taken a frame for as long as one may take.
+func TestReaderThatTakesNothing(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	g := w.gateway(t)
+	p := w.presence(t)
+	slow := g.connect(t, grant{agent: "slow", scopes: []string{"presence.read"}})
+	slow.subscribe(all())
+	sluggard := g.socketOf("slow")
+	for i := 0; sluggard.busy.Load() == 0 || !stays(func() bool { return sluggard.busy.Load() > 0 }); i++ {
+		require.Less(t, i, 1000, "it takes everything")
+		require.NoError(t, p.announceBig(t.Context(), "acme", "a1", 128<<10))
+	}
+	closed := w.awaitClosed(t, subjects.AgentConnection("acme", "slow", "closed"))
+	require.Equal(t, "slow_consumer", closed.Reason)
+	require.Equal(t, 1008, closed.Code)
+}
+
+// stays reports whether something holds for a while.
+func stays(holds func() bool) bool {
+	for range 20 {
+		time.Sleep(5 * time.Millisecond)
+		if !holds() {
+			return false
+		}
+	}
+	return true
+}
+
 func TestSlowReader(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

@@ -64,6 +64,7 @@ type agentEntry struct {
 	row      subjects.AgentRow
 	revision uint64
 	applied  uint64 // the row's applied_seq, which peers do not see
+	previous subjects.Status
 }
 
 // instanceEntry is an instance's row as peers see it, and its live connections.
@@ -173,7 +174,7 @@ func newInstanceEntry(row subjects.InstanceRow) instanceEntry {
 
 func (v *view) applyAgent(t *tenantView, agent string, u bus.Update) {
 	applyRow(v.log, t.agents, agent, u, func(row subjects.AgentRow) *agentEntry {
-		return &agentEntry{row: row.Public(), revision: u.Revision, applied: row.AppliedSeq}
+		return &agentEntry{row: row.Public(), revision: u.Revision, applied: row.AppliedSeq, previous: row.Previous}
 	})
 	if announced, ok := t.ahead[agent]; ok && announced.revision <= u.Revision {
 		delete(t.ahead, agent)

@@ -149,6 +149,9 @@ func (s *Service) open(ctx context.Context) error {
 			return err
 		}
 	}
+	if found := s.conn.Survey(ctx, s.config.Replicas, s.config.NATSSync); found.Sync != bus.SyncAlways && found.Replicas < 2 {
+		s.log.Warn().Str("sync", found.Sync).Msg("NATS may forget what it acknowledged when its machine loses power, a claim for instance; sync_interval: always prevents that")
+	}
 	var err error
 	if s.rows, err = s.conn.Bucket(ctx, subjects.BucketLeases); err != nil {
 		return err

@@ -152,6 +152,7 @@ func (s *Service) open(ctx context.Context) error {
 			return err
 		}
 	}
+	s.conn.Survey(ctx, s.config.Replicas, s.config.NATSSync)
 	for name, kv := range map[string]**bus.KV{
 		subjects.BucketPresence: &s.rows,
 		subjects.BucketGateways: &s.gatewayRows,

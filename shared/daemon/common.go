@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -15,14 +16,17 @@ const maxReplicas = 5 // JetStream's own bound
 // Common is what all processes of the stack are told.
 type Common struct {
 	NATSURL, NATSCreds, NATSInboxPrefix string
-	Listen, LogLevel                    string
-	Replicas                            int
-	EventsMaxAge, ShutdownTimeout       time.Duration
+	// NATSSync is when NATS has on its disk what it acknowledged, as far as somebody
+	// says so.
+	NATSSync                      string
+	Listen, LogLevel              string
+	Replicas                      int
+	EventsMaxAge, ShutdownTimeout time.Duration
 }
 
 // commonNames are the flags that Common registers.
 func commonNames() []string {
-	return []string{"nats-url", "nats-creds", "nats-inbox-prefix", "listen", "log-level", "replicas", "events-max-age", "shutdown-timeout"}
+	return []string{"nats-url", "nats-creds", "nats-inbox-prefix", "nats-sync", "listen", "log-level", "replicas", "events-max-age", "shutdown-timeout"}
 }
 
 // Common registers the settings that every process has.
@@ -30,12 +34,19 @@ func (s *Settings) Common(c *Common, listenDefault string) {
 	s.String(&c.NATSURL, "nats-url", "nats://127.0.0.1:4222", "NATS server URLs, comma separated")
 	s.String(&c.NATSCreds, "nats-creds", "", "NATS creds file")
 	s.String(&c.NATSInboxPrefix, "nats-inbox-prefix", "", "what NATS inboxes start with; with a creds file _INBOX_<user> by default")
+	s.String(&c.NATSSync, "nats-sync", "unknown", "what sync_interval of the NATS servers is, which they tell no client: always, interval or unknown")
 	s.String(&c.Listen, "listen", listenDefault, "address for HTTP, host:port; port 0 picks one")
 	s.String(&c.LogLevel, "log-level", "info", "debug, info, warn or error")
 	s.Int(&c.Replicas, "replicas", 1, "JetStream replicas of streams and buckets, 1 to 5")
 	s.Duration(&c.EventsMaxAge, "events-max-age", 24*time.Hour, "how long events are kept")
 	s.Duration(&c.ShutdownTimeout, "shutdown-timeout", 20*time.Second, "how long a clean stop may take")
 	s.Check("nats-url", func() error { return notEmpty(c.NATSURL) })
+	s.Check("nats-sync", func() error {
+		if !slices.Contains([]string{"always", "interval", "unknown"}, c.NATSSync) {
+			return fmt.Errorf("%q is not always, interval or unknown", c.NATSSync)
+		}
+		return nil
+	})
 	s.Check("listen", func() error { return hostPort(c.Listen) })
 	s.Check("log-level", func() error { _, err := logLevel(c.LogLevel); return err })
 	s.Check("replicas", func() error {

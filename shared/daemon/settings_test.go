@@ -45,7 +45,7 @@ func TestParse(t *testing.T) {
 		return sample{
 			Common: Common{
 				NATSURL: "nats://127.0.0.1:4222", Listen: "127.0.0.1:8080", LogLevel: "info",
-				Replicas: 1, EventsMaxAge: 24 * time.Hour, ShutdownTimeout: 20 * time.Second,
+				Replicas: 1, NATSSync: "unknown", EventsMaxAge: 24 * time.Hour, ShutdownTimeout: 20 * time.Second,
 			},
 			name: "default", count: 3, wait: time.Second, list: []string{"d"},
 		}

@@ -127,7 +127,8 @@ export class App {
       if (!(error instanceof Problem) || error.code !== "forbidden") throw error;
       this.noEvents = error.message;
     }
-    void this.#inventory();
+    // The statuses are to be seen first: a large inventory keeps the page busy for a moment.
+    setTimeout(() => void this.#inventory(), 250);
     if (this.#wantLeases) void this.loadLeases();
     if (this.watched !== "") void this.fetchAgent(this.watched);
     this.everLive = true;

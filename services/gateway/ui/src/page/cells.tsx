@@ -69,6 +69,7 @@ export function Cells({ ids }: { ids: string[] }) {
       paintCell(context, app.fleet, colors, layout, id, i, false);
     });
     painted.current = { ids, index, layout, scale, look };
+    if (ids.length > 0 && performance.getEntriesByName("fleet-painted").length === 0) performance.mark("fleet-painted");
     element.dataset["cell"] = String(layout.cell);
     element.dataset["painted"] = String(ids.length);
   });

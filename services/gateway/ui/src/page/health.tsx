@@ -12,7 +12,7 @@ export function HealthPage() {
     <>
       <h1>Health</h1>
       <h2>Gateways</h2>
-      <Table label="Gateways" head={["Gateway", "Version", "Mode", "Last seen", "Agents", "Note"]}>
+      <Table label="Gateways" head={["Gateway", "Version", "Mode", "Last seen", "Agents", "Connections", "Note"]}>
         {gateways.map((g) => (
           <tr key={g.instance_id}>
             <th scope="row">
@@ -24,6 +24,7 @@ export function HealthPage() {
               <Ago time={g.last_seen_at} />
             </td>
             <td>{[...fleet.agents.values()].filter((a) => a.connections.some((c) => c.gateway_id === g.instance_id)).length}</td>
+            <td>{s?.gateways?.find((o: any) => o.instance_id === g.instance_id)?.connections ?? "–"}</td>
             <td>{g.instance_id === here?.instance_id ? "this page is connected to it" : ""}</td>
           </tr>
         ))}
@@ -34,6 +35,7 @@ export function HealthPage() {
         facts={[
           ["Ready", health.ready === null ? "not known" : health.ready.status === 200 ? "yes" : `no (${health.ready.status})`],
           ["Version", s?.version ?? here?.version],
+          ["Sockets of this tenant", s?.tenant?.connections !== undefined ? text(s.tenant.connections) : undefined],
           ["Up for", typeof s?.uptime_ms === "number" ? span(s.uptime_ms) : undefined],
           ["Connections", s?.connections !== undefined ? text(s.connections) : undefined],
           ["Incarnation", here && <Short id={here.incarnation} />],
@@ -57,16 +59,19 @@ export function HealthPage() {
       <Facts
         facts={[
           ["Consumers", s?.presence?.mode !== undefined ? text(s.presence.mode) + (s.presence.consumers !== undefined ? `, ${text(s.presence.consumers)}` : "") : undefined],
-          ["Behind", typeof s?.presence?.lag_ms === "number" ? span(s.presence.lag_ms) : undefined],
+          ["Behind", typeof s?.presence?.lag_ms === "number" ? `${s.presence.lag_ms} ms` : undefined],
           ["Brake", s?.presence?.brake === undefined ? undefined : s.presence.brake ? `engaged: ${text(s.presence.brake_reason ?? "presence holds expiry")}` : "released"],
         ]}
       />
       {Array.isArray(s?.presence?.processes) && s.presence.processes.length > 0 && (
-        <Table label="Presence processes" head={["Process", "Version", "Seen"]}>
-          {s.presence.processes.map((p: any, n: number) => (
-            <tr key={n}>
-              <th scope="row">{text(p.instance_id ?? p.process_id ?? p.host ?? n)}</th>
-              <td>{text(p.version ?? "–")}</td>
+        <Table label="Presence processes" head={["Process", "Mode", "Behind", "Seen"]}>
+          {s.presence.processes.map((p: any) => (
+            <tr key={p.process_id}>
+              <th scope="row">
+                <Short id={p.process_id} />
+              </th>
+              <td>{p.mode}</td>
+              <td>{p.lag_ms} ms</td>
               <td>
                 <Ago time={p.seen_at} />
               </td>

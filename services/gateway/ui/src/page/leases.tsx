@@ -47,7 +47,7 @@ export function LeasesPage({ route }: { route: Route }) {
       <p class="matches" role="status">
         {app.leasesLoaded ? `${rows.length} leases, each state oldest first` : "Loading…"}
       </p>
-      <Table label="Leases" head={["State", "In it for", "Resource", "Agent", "Ends", "Fence", "Decided by", "Reason", "Lease", "Verdict"]}>
+      <Table label="Leases" head={["State", "In it for", "Resource", "Agent", "Ends", "Fence", "Decided", "Reason", "Lease", "Verdict"]}>
         {rows.slice(0, most).map((l) => (
           <tr key={l.lease_id} data-lease={l.lease_id} data-state={l.state}>
             <td>
@@ -62,7 +62,15 @@ export function LeasesPage({ route }: { route: Route }) {
             </td>
             <td>{isOver(l.state) ? "–" : <Until time={l.state === "CLAIMED" ? l.claim_expires_at : l.expires_at} />}</td>
             <td>{l.fence ?? "–"}</td>
-            <td>{l.verdict ? `${l.verdict.by}: ${l.verdict.decision}` : "–"}</td>
+            <td>
+              {l.verdict ? (
+                <>
+                  {l.verdict.decision} by <Short id={l.verdict.by} />
+                </>
+              ) : (
+                "–"
+              )}
+            </td>
             <td>{l.reason ?? l.verdict?.reason ?? "–"}</td>
             <td>
               <Short id={l.lease_id} />

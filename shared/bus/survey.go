@@ -1,0 +1,101 @@
+package bus
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// MinServerVersion is the oldest NATS server that everything here is tested with.
+// Schedules and markers of lapsed rows came with 2.12 at the latest; before 2.15 the
+// bounds of what a stream accepts are others.
+const MinServerVersion = "2.15.0"
+
+// What is known of when a server has on its disk what it acknowledges. No client can
+// ask for that, and so somebody has to say it.
+const (
+	SyncAlways   = "always"   // before it acknowledges
+	SyncInterval = "interval" // some time later
+	SyncUnknown  = "unknown"
+)
+
+// Survey is what a process found of NATS when it started.
+type Survey struct {
+	// ServerVersion is that of the server it is connected to.
+	ServerVersion string
+	// Replicas is the least number of copies that a stream or bucket it uses has.
+	Replicas int
+	// Sync is what it was told.
+	Sync string
+	// Faults say in what NATS is less than what was asked for.
+	Faults []string
+}
+
+// Survey looks at the server and at what was ensured on this connection, of which
+// there shall be a number of copies each, and says in one line what it found. It
+// stops nothing.
+func (c *Conn) Survey(ctx context.Context, replicas int, sync string) Survey {
+	found := Survey{ServerVersion: c.nc.ConnectedServerVersion(), Sync: sync}
+	for _, a := range c.kept() {
+		var stream jetstream.Stream
+		err := c.retry(ctx, func(ctx context.Context) (err error) {
+			stream, err = c.js.Stream(ctx, a.want.Name)
+			return err
+		})
+		if err != nil {
+			found.Faults = append(found.Faults, fmt.Sprintf("%s was not looked at: %v", a.want.Name, err))
+			continue
+		}
+		has := stream.CachedInfo().Config.Replicas
+		if found.Replicas == 0 || has < found.Replicas {
+			found.Replicas = has
+		}
+		if has < replicas {
+			found.Faults = append(found.Faults, fmt.Sprintf("%s has %d replicas, not %d", a.want.Name, has, replicas))
+		}
+	}
+	if older(found.ServerVersion, MinServerVersion) {
+		found.Faults = append(found.Faults, fmt.Sprintf("server %s is older than %s", found.ServerVersion, MinServerVersion))
+	}
+	line := c.log.Info()
+	if len(found.Faults) > 0 {
+		line = c.log.Warn().Strs("faults", found.Faults)
+	}
+	line.Str("server_version", found.ServerVersion).Int("replicas", found.Replicas).Str("sync", sync).Msg("NATS surveyed")
+	return found
+}
+
+// older compares versions such as 2.15.2 or v2.16.0-RC.1 by their numbers. One that
+// is no such version is taken to be older.
+func older(version, than string) bool {
+	have, ok := numbers(version)
+	least, _ := numbers(than)
+	if !ok {
+		return true
+	}
+	for i := range have {
+		if have[i] != least[i] {
+			return have[i] < least[i]
+		}
+	}
+	return false
+}
+
+func numbers(version string) (out [3]int, ok bool) {
+	version, _, _ = strings.Cut(strings.TrimPrefix(version, "v"), "-")
+	parts := strings.Split(version, ".")
+	if len(parts) != len(out) {
+		return out, false
+	}
+	for i, part := range parts {
+		n, err := strconv.Atoi(part)
+		if err != nil {
+			return out, false
+		}
+		out[i] = n
+	}
+	return out, true
+}
