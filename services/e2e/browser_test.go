@@ -91,9 +91,6 @@ func (s *screen) note(e any) {
 			s.complaints = append(s.complaints, "console: "+strings.Join(words, " "))
 		}
 	case *cdplog.EventEntryAdded:
-		if e.Entry.Source == cdplog.EntrySourceNetwork && strings.HasSuffix(e.Entry.URL, "/history?include=all&limit=200") {
-			return // a gateway may lack it; the page says so
-		}
 		if e.Entry.Level == cdplog.EntryLevelError || e.Entry.Level == cdplog.EntryLevelWarning {
 			s.complaints = append(s.complaints, fmt.Sprintf("%s: %s %s", e.Entry.Source, e.Entry.Text, e.Entry.URL))
 		}
