@@ -17,14 +17,16 @@ import (
 )
 
 // serve runs a server with the configuration in deploy/, on ports and in
-// folders of the test's own.
-func serve(t *testing.T, dir string) *server.Server {
+// folders of the test's own. The edits are pairs of old and new text.
+func serve(t *testing.T, dir string, edits ...string) *server.Server {
 	t.Helper()
-	text, err := os.ReadFile("../../deploy/nats.conf")
-	require.NoError(t, err)
-	conf := strings.NewReplacer("/var/lib/nats", filepath.Join(dir, "store"), ":4222", ":-1", ":8222", ":-1", ":8443", ":-1").Replace(string(text))
+	edits = append(edits, "/var/lib/nats", filepath.Join(dir, "store"), "/etc/nats/tls", dir, ":4222", ":-1", ":8222", ":-1", ":8443", ":-1")
+	for _, name := range []string{"nats.conf", "nats-tls.conf"} {
+		text, err := os.ReadFile(filepath.Join("../../deploy", name))
+		require.NoError(t, err)
+		require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte(strings.NewReplacer(edits...).Replace(string(text))), 0o600))
+	}
 	file := filepath.Join(dir, "nats.conf")
-	require.NoError(t, os.WriteFile(file, []byte(conf), 0o600))
 	options, err := server.ProcessConfigFile(file)
 	require.NoError(t, err)
 	options.NoSigs, options.NoLog = true, true

@@ -21,6 +21,7 @@ const pushTimeout = 10 * time.Second
 // delivery says where changed accounts are taken to.
 type delivery struct {
 	url   string
+	ca    string
 	creds string
 	no    bool
 }
@@ -32,6 +33,7 @@ func (d *delivery) settings(s *daemon.Settings) {
 
 func (d *delivery) placeSettings(s *daemon.Settings) {
 	s.String(&d.url, "nats-url", "", "NATS server to tell; that of the stack by default")
+	s.NATSCA(&d.ca)
 	s.String(&d.creds, "nats-creds", "", "creds file that may write SETTINGS on a server that trusts another operator; then only the gateways are told")
 }
 
@@ -58,12 +60,12 @@ func (d *delivery) push(ctx context.Context, ring *keys.Ring) error {
 	ctx, cancel := context.WithTimeout(ctx, pushTimeout)
 	defer cancel()
 	if d.creds != "" {
-		return trust.Push(ctx, ring, trust.Target{URL: d.url, Admin: d.creds})
+		return trust.Push(ctx, ring, trust.Target{URL: d.url, CA: d.ca, Admin: d.creds})
 	}
 	if err := keepOperators(ring); err != nil {
 		return err
 	}
-	return trust.Push(ctx, ring, trust.Target{URL: d.url, System: ring.CredsFile("system"), Admin: ring.CredsFile("admin")})
+	return trust.Push(ctx, ring, trust.Target{URL: d.url, CA: d.ca, System: ring.CredsFile("system"), Admin: ring.CredsFile("admin")})
 }
 
 // runPush delivers the accounts as they are.

@@ -37,6 +37,8 @@ const (
 // Target is a NATS server, and who to be there.
 type Target struct {
 	URL string
+	// CA is the file with who vouches for the server, as for [bus.Options].
+	CA string
 	// System and Admin are creds files; empty where the server asks for none.
 	System, Admin string
 	// Replicas is what SETTINGS gets if it is not there yet; 0 is one.
@@ -64,8 +66,13 @@ func pushServer(ctx context.Context, ring *keys.Ring, t Target) error {
 	if err != nil {
 		return err
 	}
-	nc, err := nats.Connect(t.URL, nats.Name("rollcall token"), nats.UserCredentials(t.System),
-		nats.CustomInboxPrefix(access.InboxPrefix(user)), nats.Timeout(connectTime))
+	options := []nats.Option{
+		nats.Name("rollcall token"), nats.UserCredentials(t.System), nats.CustomInboxPrefix(access.InboxPrefix(user)), nats.Timeout(connectTime),
+	}
+	if t.CA != "" {
+		options = append(options, nats.RootCAs(t.CA))
+	}
+	nc, err := nats.Connect(t.URL, options...)
 	if err != nil {
 		return err
 	}
@@ -117,7 +124,7 @@ func PushSettings(ctx context.Context, ring *keys.Ring, t Target) error {
 	if err != nil {
 		return err
 	}
-	conn, err := bus.Connect(ctx, bus.Options{URL: t.URL, Name: "rollcall token", CredsFile: t.Admin, Log: zerolog.Nop()})
+	conn, err := bus.Connect(ctx, bus.Options{URL: t.URL, Name: "rollcall token", CAFile: t.CA, CredsFile: t.Admin, Log: zerolog.Nop()})
 	if err != nil {
 		return err
 	}

@@ -35,6 +35,8 @@ type Config struct {
 	// NATSURL is a server to use instead of an embedded one, and NATSCredsDir the
 	// folder with the credentials for it, empty when it asks for none.
 	NATSURL, NATSCredsDir string
+	// NATSCA is the file with who vouches for that server.
+	NATSCA string
 
 	// Bin is where the binaries are, Env the environment of the processes.
 	Bin string
@@ -91,6 +93,7 @@ func parse(args, env []string) (Config, error) {
 	s.Int(&c.NATSNodes, "nats-nodes", 0, "NATS servers as processes of their own, 1, or 3 as a cluster; 0 is one within up itself")
 	s.String(&c.NATSSync, "nats-sync", syncInterval, "when what NATS stores is on the disk: always (before it is acknowledged) or interval (within two minutes)")
 	s.String(&c.NATSURL, "nats-url", "", "NATS server to use instead of an embedded one")
+	s.NATSCA(&c.NATSCA)
 	s.String(&c.NATSCredsDir, "nats-creds-dir", "", "folder with <process>.creds for that server, such as gateway-0.creds, and admin.creds; empty when it asks for none")
 
 	s.Check("ports", func() error {
@@ -116,6 +119,12 @@ func parse(args, env []string) (Config, error) {
 	})
 	s.Check("nats-sync", func() error { return checkSync(c.NATSSync) })
 	s.Check("nats-url", func() error { return checkURL(c.NATSURL) })
+	s.Check("nats-ca", func() error {
+		if c.NATSCA != "" && c.NATSURL == "" {
+			return errors.New("goes with --nats-url only; the embedded server speaks no TLS")
+		}
+		return nil
+	})
 	s.Check("nats-creds-dir", func() error {
 		if c.NATSCredsDir != "" && c.NATSURL == "" {
 			return errors.New("goes with --nats-url only; the embedded server's are in --dir")

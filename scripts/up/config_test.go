@@ -42,11 +42,11 @@ func TestParseNamesAllFaultsInOneLine(t *testing.T) {
 	_, err := parse([]string{
 		"--ports", "some", "--gateways", "101", "--tenant", "system", "--tenant", "A", "--tenant", "b", "--tenant", "b",
 		"--nats-url", "nats://me:secret@host", "--what", "--agents", "-2",
-		"--nats-nodes", "2", "--nats-sync", "never",
+		"--nats-nodes", "2", "--nats-sync", "never", "--nats-ca", "/nowhere.pem",
 	}, nil)
 	var faults *daemon.SettingsError
 	require.ErrorAs(t, err, &faults)
-	for _, want := range []string{"--ports", "--gateways", `"system"`, `"A"`, `"b" comes twice`, "--nats-url", "--what", "--agents", "--nats-nodes", "--nats-sync"} {
+	for _, want := range []string{"--ports", "--gateways", `"system"`, `"A"`, `"b" comes twice`, "--nats-url", "--what", "--agents", "--nats-nodes", "--nats-sync", "--nats-ca: open /nowhere.pem"} {
 		require.ErrorContains(t, err, want)
 	}
 	require.NotContains(t, err.Error(), "\n")

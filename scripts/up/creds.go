@@ -110,6 +110,9 @@ func (s *stack) natsArgs(name string) []string {
 	if s.config.NATSURL == "" {
 		args = append(args, "--nats-sync", s.config.NATSSync)
 	}
+	if s.config.NATSCA != "" {
+		args = append(args, "--nats-ca", s.config.NATSCA)
+	}
 	if creds := s.credsFile(name); creds != "" {
 		args = append(args, "--nats-creds", creds)
 	}
@@ -135,7 +138,7 @@ func (s *stack) startBroker() (*broker.Broker, error) {
 // tell puts the account where gateways read whose tokens count; they are not
 // ready before. It tries until ctx ends, like them.
 func (s *stack) tell(ctx context.Context) {
-	err := trust.PushSettings(ctx, s.ring, trust.Target{URL: s.natsURL(), Admin: s.credsFile(adminName), Replicas: s.replicas()})
+	err := trust.PushSettings(ctx, s.ring, trust.Target{URL: s.natsURL(), CA: s.config.NATSCA, Admin: s.credsFile(adminName), Replicas: s.replicas()})
 	if err != nil && !errors.Is(ctx.Err(), context.Canceled) {
 		s.crew.say("up: the gateways could not be told whose tokens count: %v", err)
 	}

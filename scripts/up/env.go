@@ -8,7 +8,7 @@ import (
 // childEnv is the environment of the processes: up's own, without the settings
 // that only up has, which the processes would refuse as unknown.
 func childEnv(env []string) []string {
-	own := []string{"JSON", "PORTS", "DIR", "GATEWAYS", "PRESENCE", "LEASE", "AGENTS", "TENANT", "NATS_CREDS_DIR", "NATS_NODES", "NATS_SYNC"}
+	own := []string{"JSON", "PORTS", "DIR", "GATEWAYS", "PRESENCE", "LEASE", "AGENTS", "TENANT", "NATS_CA", "NATS_CREDS_DIR", "NATS_NODES", "NATS_SYNC"}
 	return slices.DeleteFunc(slices.Clone(env), func(pair string) bool {
 		name, _, _ := strings.Cut(pair, "=")
 		setting, found := strings.CutPrefix(name, "ROLLCALL_")

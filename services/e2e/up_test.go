@@ -180,13 +180,13 @@ func TestUpKilled(t *testing.T) {
 	newStack(t, options{dir: s.Dir, args: []string{"--gateways", "1", "--presence", "0", "--lease", "0"}})
 }
 
-// TestUpWithOtherServer holds that up can use a NATS server that runs already,
-// and that demo agents come to life.
+// TestUpWithOtherServer holds that up can use a NATS server that runs already and
+// speaks TLS only, as can every process, and that demo agents come to life.
 func TestUpWithOtherServer(t *testing.T) {
 	t.Parallel()
-	server := bustest.Start(t)
+	server := bustest.StartTLS(t)
 	s := newStack(t, options{external: true, args: []string{
-		"--nats-url", server.URL(), "--gateways", "1", "--presence", "1", "--lease", "1", "--agents", "5",
+		"--nats-url", server.URL(), "--nats-ca", server.CAFile(), "--gateways", "1", "--presence", "1", "--lease", "1", "--agents", "5",
 	}})
 	require.Equal(t, server.URL(), s.NATSURL)
 	require.Empty(t, s.Tenants[acme].TailCreds, "NATS has no authentication")

@@ -155,7 +155,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 func (g *Gateway) serve(ctx context.Context, web *tasks) error {
 	conn, err := bus.Connect(ctx, bus.Options{
 		URL: g.cfg.NATSURL, Name: "rollcall gateway " + g.id, Log: g.log,
-		CredsFile: g.cfg.NATSCreds, InboxPrefix: g.cfg.NATSInboxPrefix, LeaderReads: true,
+		CAFile: g.cfg.NATSCA, CredsFile: g.cfg.NATSCreds, InboxPrefix: g.cfg.NATSInboxPrefix, LeaderReads: true,
 	})
 	if err != nil {
 		return unlessEnded(ctx, fmt.Errorf("connect: %w", err))

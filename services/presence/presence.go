@@ -111,7 +111,7 @@ func (s *Service) Run(ctx context.Context, listener net.Listener) error {
 func (s *Service) work(ctx context.Context) error {
 	conn, err := bus.Connect(ctx, bus.Options{
 		URL: s.config.NATSURL, Name: "rollcall presence", Log: s.log,
-		CredsFile: s.config.NATSCreds, InboxPrefix: s.config.NATSInboxPrefix,
+		CAFile: s.config.NATSCA, CredsFile: s.config.NATSCreds, InboxPrefix: s.config.NATSInboxPrefix,
 	})
 	if err != nil {
 		if ctx.Err() != nil {

@@ -28,6 +28,10 @@ type Options struct {
 	URL       string // one or several server URLs, comma separated
 	Name      string // shown in the server's connection list
 	CredsFile string // a NATS creds file; empty: none
+	// CAFile has the certificates of whoever vouches for the servers; it is read
+	// again for every connection. With it nothing is said without TLS, whatever the
+	// URL or the server say. Empty: the system's, for URLs with tls://.
+	CAFile string
 	// InboxPrefix starts the subjects that answers come to. Empty is
 	// _INBOX_<user> with a creds file, which no other user may subscribe to, and
 	// the usual one without.
@@ -67,8 +71,8 @@ type link struct {
 	end  context.CancelFunc
 }
 
-// Connect connects to NATS, trying again until ctx ends. Credentials that
-// cannot be read are an error at once.
+// Connect connects to NATS, trying again until ctx ends. Credentials and
+// authorities that cannot be read are an error at once.
 func Connect(ctx context.Context, o Options) (*Conn, error) {
 	c := &Conn{
 		log: o.Log, leaderReads: o.LeaderReads, closed: make(chan struct{}), assets: map[string]*asset{}, hurry: make(chan struct{}, 1),
@@ -122,6 +126,14 @@ func (c *Conn) options(o Options) ([]nats.Option, error) {
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) { c.disconnected(err) }),
 		nats.ClosedHandler(func(*nats.Conn) { c.shut() }),
 		nats.ErrorHandler(func(_ *nats.Conn, sub *nats.Subscription, err error) { c.asyncError(sub, err) }),
+	}
+	if o.CAFile != "" {
+		authorities := nats.RootCAs(o.CAFile)
+		// Tried here, for a fault among the options looks like a server that is away.
+		if err := authorities(&nats.Options{}); err != nil {
+			return nil, err
+		}
+		opts = append(opts, authorities)
 	}
 	prefix := o.InboxPrefix
 	if o.CredsFile != "" {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -51,6 +53,27 @@ func TestConnect(t *testing.T) {
 		require.Eventually(t, conn.Connected, soon, tick)
 		require.NoError(t, conn.Close(t.Context()))
 		require.False(t, conn.Connected())
+	})
+
+	t.Run("with an authority says nothing without TLS", func(t *testing.T) {
+		t.Parallel()
+		srv := bustest.Start(t)
+		safe := bustest.StartTLS(t)
+		conn := safe.Connect(t)
+		require.NoError(t, conn.EnsureStream(t.Context(), bus.Stream{Name: "S", Subjects: []string{"s"}}, 1))
+		safe.Restart(t)
+		require.Eventually(t, conn.Connected, soon, tick, "again, and by TLS again")
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		_, err := bus.Connect(ctx, bus.Options{URL: srv.URL(), CAFile: safe.CAFile(), Log: zerolog.Nop()})
+		require.ErrorIs(t, err, bus.ErrUnavailable)
+		require.ErrorIs(t, err, nats.ErrSecureConnWanted)
+	})
+
+	t.Run("an authority that cannot be read is an error at once", func(t *testing.T) {
+		t.Parallel()
+		_, err := bus.Connect(t.Context(), bus.Options{URL: "tls://127.0.0.1:1", CAFile: filepath.Join(t.TempDir(), "none"), Log: zerolog.Nop()})
+		require.ErrorIs(t, err, os.ErrNotExist)
 	})
 
 	t.Run("closes without a server", func(t *testing.T) {

@@ -1,10 +1,12 @@
 package daemon
 
 import (
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"slices"
 	"time"
 
@@ -15,7 +17,7 @@ const maxReplicas = 5 // JetStream's own bound
 
 // Common is what all processes of the stack are told.
 type Common struct {
-	NATSURL, NATSCreds, NATSInboxPrefix string
+	NATSURL, NATSCA, NATSCreds, NATSInboxPrefix string
 	// NATSSync is when NATS has on its disk what it acknowledged, as far as somebody
 	// says so.
 	NATSSync                      string
@@ -26,12 +28,13 @@ type Common struct {
 
 // commonNames are the flags that Common registers.
 func commonNames() []string {
-	return []string{"nats-url", "nats-creds", "nats-inbox-prefix", "nats-sync", "listen", "log-level", "replicas", "events-max-age", "shutdown-timeout"}
+	return []string{"nats-url", "nats-ca", "nats-creds", "nats-inbox-prefix", "nats-sync", "listen", "log-level", "replicas", "events-max-age", "shutdown-timeout"}
 }
 
 // Common registers the settings that every process has.
 func (s *Settings) Common(c *Common, listenDefault string) {
 	s.String(&c.NATSURL, "nats-url", "nats://127.0.0.1:4222", "NATS server URLs, comma separated")
+	s.NATSCA(&c.NATSCA)
 	s.String(&c.NATSCreds, "nats-creds", "", "NATS creds file")
 	s.String(&c.NATSInboxPrefix, "nats-inbox-prefix", "", "what NATS inboxes start with; with a creds file _INBOX_<user> by default")
 	s.String(&c.NATSSync, "nats-sync", "unknown", "what sync_interval of the NATS servers is, which they tell no client: always, interval or unknown")
@@ -57,6 +60,31 @@ func (s *Settings) Common(c *Common, listenDefault string) {
 	})
 	s.Check("events-max-age", func() error { return positive(c.EventsMaxAge) })
 	s.Check("shutdown-timeout", func() error { return positive(c.ShutdownTimeout) })
+}
+
+// NATSCA registers the file with the authorities that vouch for NATS servers. One
+// that is of no use is a fault of the settings: whoever connects tries for ever.
+func (s *Settings) NATSCA(p *string) {
+	s.String(p, "nats-ca", "", "file with the certificates, in PEM, of whoever vouches for the NATS servers; with it NATS is spoken to by TLS only. Without it the system's vouch for tls:// URLs")
+	s.Check("nats-ca", func() error {
+		if *p == "" {
+			return nil
+		}
+		return certificates(*p)
+	})
+}
+
+// certificates says why a file is not one of certificates in PEM. It quotes
+// nothing of the file, which may be another one by mistake.
+func certificates(file string) error {
+	data, err := os.ReadFile(file) //nolint:gosec // the operator names the file
+	if err != nil {
+		return err
+	}
+	if !x509.NewCertPool().AppendCertsFromPEM(data) {
+		return fmt.Errorf("no certificate in PEM in %q", file)
+	}
+	return nil
 }
 
 func notEmpty(text string) error {

@@ -3,8 +3,12 @@ package daemon
 import (
 	"bytes"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"flag"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -135,6 +139,40 @@ func TestParseFaults(t *testing.T) {
 			require.Equal(t, c.want, faults.Faults)
 			require.NotContains(t, err.Error(), "\n")
 		})
+	}
+}
+
+// TestNATSCA holds that a file that vouches for nobody stops a start with one line
+// that names the setting and quotes nothing of the file.
+func TestNATSCA(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	write := func(name string, data []byte) string {
+		path := filepath.Join(dir, name)
+		require.NoError(t, os.WriteFile(path, data, 0o600))
+		return path
+	}
+	server := httptest.NewUnstartedServer(nil)
+	server.StartTLS()
+	defer server.Close()
+	good := write("ca.pem", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw}))
+	v, s := newSample("gateway")
+	require.NoError(t, s.Parse(nil, []string{"ROLLCALL_NATS_CA=" + good}))
+	require.Equal(t, good, v.NATSCA)
+
+	for file, want := range map[string]string{
+		filepath.Join(dir, "none"): "no such file",
+		dir:                        "is a directory",
+		write("empty.pem", nil):    "no certificate in PEM",
+		write("key.pem", pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: []byte("hush")})):  "no certificate in PEM",
+		write("torn.pem", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: []byte("hush")})): "no certificate in PEM",
+	} {
+		_, s := newSample("gateway")
+		err := s.Parse([]string{"--nats-ca", file}, nil)
+		require.ErrorContains(t, err, "gateway: invalid settings: --nats-ca: ")
+		require.ErrorContains(t, err, want)
+		require.NotContains(t, err.Error(), "\n")
+		require.NotContains(t, err.Error(), "aHVzaA", "of %s", file)
 	}
 }
 

@@ -3,6 +3,11 @@ package bustest
 
 import (
 	"context"
+	"crypto/tls"
+	"encoding/pem"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -21,20 +26,45 @@ type Server struct {
 	opts server.Options
 	srv  *server.Server
 	url  string
+	ca   string
 }
 
 // Start runs a server until the test ends.
 func Start(tb testing.TB) *Server {
 	tb.Helper()
-	s := &Server{opts: server.Options{
-		Host: "127.0.0.1", Port: server.RANDOM_PORT,
-		JetStream: true, StoreDir: tb.TempDir(),
-		NoSigs: true, NoLog: true,
-	}}
+	s := &Server{opts: options(tb)}
 	s.run(tb)
 	tb.Cleanup(func() { s.Stop(tb) })
 	return s
 }
+
+// StartTLS is Start with a server that speaks TLS only.
+func StartTLS(tb testing.TB) *Server {
+	tb.Helper()
+	// The certificate that httptest has for this machine vouches for itself.
+	web := httptest.NewTLSServer(nil)
+	defer web.Close()
+	ca := filepath.Join(tb.TempDir(), "ca.pem")
+	require.NoError(tb, os.WriteFile(ca, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: web.Certificate().Raw}), 0o600))
+	s := &Server{ca: ca, opts: options(tb)}
+	s.opts.TLS, s.opts.TLSTimeout = true, readyTimeout.Seconds()
+	s.opts.TLSConfig = &tls.Config{Certificates: web.TLS.Certificates, MinVersion: tls.VersionTLS12}
+	s.run(tb)
+	tb.Cleanup(func() { s.Stop(tb) })
+	return s
+}
+
+func options(tb testing.TB) server.Options {
+	tb.Helper()
+	return server.Options{
+		Host: "127.0.0.1", Port: server.RANDOM_PORT,
+		JetStream: true, StoreDir: tb.TempDir(),
+		NoSigs: true, NoLog: true,
+	}
+}
+
+// CAFile has the certificate of whoever vouches for a server of [StartTLS].
+func (s *Server) CAFile() string { return s.ca }
 
 // URL is where the server listens. It stays the same across Restart.
 func (s *Server) URL() string { return s.url }
@@ -44,7 +74,7 @@ func (s *Server) Connect(tb testing.TB) *bus.Conn {
 	tb.Helper()
 	ctx, cancel := context.WithTimeout(tb.Context(), readyTimeout)
 	defer cancel()
-	conn, err := bus.Connect(ctx, bus.Options{URL: s.url, Name: tb.Name(), Log: zerolog.Nop()})
+	conn, err := bus.Connect(ctx, bus.Options{URL: s.url, CAFile: s.ca, Name: tb.Name(), Log: zerolog.Nop()})
 	require.NoError(tb, err)
 	tb.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
