@@ -181,7 +181,9 @@ func TestUpStartsAnnouncesAndStopsInOrder(t *testing.T) {
 	require.Regexp(t, "^O[A-Z2-7]{55}$", argv[12])
 	require.Equal(t, "--account-key", argv[13])
 	require.Regexp(t, "^A[A-Z2-7]{55}$", argv[14])
-	require.Len(t, argv, 15)
+	require.Len(t, argv, 19)
+	require.Equal(t, []string{"--tail-key-file", "--tail-url", i.sum.NATSWSURL}, []string{argv[15], argv[17], argv[18]})
+	require.True(t, strings.HasPrefix(argv[16], i.dir), "the key of listeners is a file of the directory")
 
 	i.stop(t, syscall.SIGTERM)
 	i.requireNothingLeft(t)

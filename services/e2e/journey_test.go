@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"encoding/json"
+	"errors"
 	"sync"
 	"testing"
 	"time"
@@ -232,24 +233,30 @@ func (s *stack) checkTombstone(t *testing.T) {
 	require.Empty(t, row.Connections)
 	require.False(t, row.LastSeenAt.IsZero())
 	require.Equal(t, subjects.TypeConnectionClosed, row.Evidence.Type)
-	require.Equal(t, 5*time.Minute, s.rowTTL(entry.Revision), "retention")
+	ttl, exists := s.rowTTL(entry.Revision)
+	require.True(t, exists)
+	require.Equal(t, 5*time.Minute, ttl, "retention")
 }
 
-// rowTTL is how long the revision of a PRESENCE row lives, 0 for ever.
-func (s *stack) rowTTL(revision uint64) time.Duration {
+// rowTTL is how long the revision of a PRESENCE row lives, 0 for ever, and whether
+// it still does.
+func (s *stack) rowTTL(revision uint64) (time.Duration, bool) {
 	s.t.Helper()
 	stream, err := s.conn().JS().Stream(s.t.Context(), "KV_"+subjects.BucketPresence)
 	require.NoError(s.t, err)
 	raw, err := stream.GetMsg(s.t.Context(), revision)
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return 0, false
+	}
 	require.NoError(s.t, err)
 	text := raw.Header.Get("Nats-TTL")
 	if text == "" {
-		return 0
+		return 0, true
 	}
 	if ttl, err := time.ParseDuration(text); err == nil {
-		return ttl
+		return ttl, true
 	}
 	ttl, err := time.ParseDuration(text + "s")
 	require.NoError(s.t, err)
-	return ttl
+	return ttl, true
 }

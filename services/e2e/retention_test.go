@@ -72,11 +72,14 @@ func (s *stack) awaitRetention(t *testing.T, j *journal) {
 		cut(s.agent(t, s.Gateways[0], agent, nil))
 		j.awaitStatuses(agent, alternating(2)...)
 		entry, exists := s.read(subjects.BucketPresence, subjects.AgentKey(acme, agent), &subjects.AgentRow{})
-		if !exists || s.rowTTL(entry.Revision) == time.Second {
-			short++
-		} else {
-			short = 0
+		if exists { // else it has lapsed already
+			var ttl time.Duration
+			if ttl, exists = s.rowTTL(entry.Revision); exists && ttl != time.Second {
+				short = 0
+				return false
+			}
 		}
+		short++
 		return short >= inARow
 	})
 }
