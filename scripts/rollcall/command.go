@@ -27,9 +27,12 @@ func commands() []command {
 	return []command{
 		{"top", "the fleet on the whole screen, live", runTop},
 		{"presence", "agents or instances and how they are", runPresence},
+		{"history", "what happened to an agent", runHistory},
+		{"connections", "live connections on all gateways", runConnections},
 		{"leases", "leases and their states", runLeases},
 		{"events", "what happens, as it happens", runEvents},
 		{"status", "how a gateway is, and what it stands on", runStatus},
+		{"diagnostics", "a file to attach to a report, without secrets", runDiagnostics},
 	}
 }
 

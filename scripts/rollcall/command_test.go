@@ -21,7 +21,8 @@ func TestTables(t *testing.T) {
 	f := newFake(t)
 	f.fleet()
 	for name, args := range map[string][]string{
-		"agents": {"presence"}, "instances": {"presence", "instances"}, "leases": {"leases"},
+		"agents": {"presence"}, "instances": {"presence", "instances"}, "leases": {"leases"}, "connections": {"connections"}, "history": {"history", "ada", "--all"},
+		"past": {"presence", "--at", "2026-11-26T18:01:35Z"},
 	} {
 		o := call(t, f, args...)
 		require.NoError(t, o.err)
@@ -57,9 +58,12 @@ func TestJSONLines(t *testing.T) {
 func TestQueries(t *testing.T) {
 	t.Parallel()
 	for want, args := range map[string][]string{
-		"/presence?kind=agents&limit=1000&prefix=a&status=working": {"presence", "--status", "working", "--prefix=a"},
-		"/presence?kind=instances&limit=1000&role=node":            {"presence", "--role", "node", "instances"},
-		"/leases?agent_id=ada&limit=1000&state=CLAIMED":            {"leases", "--state", "claimed", "--agent", "ada"},
+		"/presence?kind=agents&limit=1000&prefix=a&status=working":        {"presence", "--status", "working", "--prefix=a"},
+		"/presence?kind=instances&limit=1000&role=node":                   {"presence", "--role", "node", "instances"},
+		"/presence?at=2026-11-26T03%3A12%3A00Z&kind=agents&limit=1000":    {"presence", "--at", "2026-11-26T03:12:00Z"},
+		"/agents/ada/history?include=all&limit=1000":                      {"history", "--all", "ada"},
+		"/connections?agent_id=ada&gateway_id=dev_g&limit=1000&role=node": {"connections", "--agent", "ada", "--role", "node", "--gateway", "dev_g"},
+		"/leases?agent_id=ada&limit=1000&state=CLAIMED":                   {"leases", "--state", "claimed", "--agent", "ada"},
 	} {
 		f := newFake(t)
 		require.NoError(t, call(t, f, args...).err)
@@ -93,6 +97,10 @@ func TestExitCodes(t *testing.T) {
 		"bad address":       {args: []string{"leases", "--url", "ftp://x"}, code: 2, says: "--url: must be http://host:port"},
 		"a password":        {args: []string{"leases", "--url", "http://u:p@x"}, code: 2, says: "--url: must not hold a user"},
 		"bad count":         {args: []string{"events", "--count=-1"}, code: 2, says: "--count: must not be negative"},
+		"no agent":          {args: []string{"history"}, code: 2, says: "AGENT: is required"},
+		"no agent's id":     {args: []string{"history", "../leases"}, code: 2, says: "AGENT: "},
+		"no time":           {args: []string{"presence", "--at", "noon"}, code: 2, says: "is not a time"},
+		"a watch of then":   {args: []string{"presence", "--watch", "--at", "2026-11-26T03:12:00Z"}, code: 2, says: "not with --watch"},
 		"watch and empty":   {args: []string{"presence", "--watch", "--fail-empty"}, code: 2, says: "does not go with --watch"},
 		"the gateway says it is wrong": {
 			args: []string{"presence", "--status", "busy"}, answers: []http.HandlerFunc{bad}, code: 2,
@@ -383,4 +391,29 @@ func TestWatch(t *testing.T) {
 	r.await(t, "dev_x pruned ttl\n")
 	require.Contains(t, r.stdout.String(), "dev_x node gone disconnect\n")
 	require.NoError(t, r.stop(t))
+}
+
+func TestDiagnostics(t *testing.T) {
+	t.Parallel()
+	f := newFake(t)
+	say := func(text string) { f.answer("/diagnostics", answerJSON(text)) }
+	say("{\n \"build\": {}\n}")
+	o := call(t, f, "diagnostics")
+	require.NoError(t, o.err)
+	require.Equal(t, "{\"build\":{}}\n", o.stdout)
+	path := filepath.Join(t.TempDir(), "report.json")
+	say(`{"build":{}}`)
+	o = call(t, f, "diagnostics", "-o", path)
+	require.NoError(t, o.err)
+	require.Empty(t, o.stdout)
+	data, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.Equal(t, "{\"build\":{}}\n", string(data))
+	info, err := os.Stat(path)
+	require.NoError(t, err)
+	require.Equal(t, os.FileMode(0o600), info.Mode().Perm())
+	say("<html>")
+	require.Equal(t, exitFailure, call(t, f, "diagnostics", "-o", path).code)
+	say("{}")
+	require.ErrorContains(t, call(t, f, "diagnostics", "-o", filepath.Join(path, "x")).err, "-o: ")
 }

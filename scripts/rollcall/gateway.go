@@ -227,8 +227,9 @@ type page struct {
 }
 
 // pages reads a listing to its end and gives each page to take. The first page's
-// cursor is the one from which everything that the listing may lack follows.
-func (g *gateway) pages(ctx context.Context, path string, query url.Values, take func(page) error) error {
+// cursor is the one from which everything that the listing may lack follows. A
+// page's next is the after of the one behind it, or what the listing calls that.
+func (g *gateway) pages(ctx context.Context, path string, query url.Values, after string, take func(page) error) error {
 	q := url.Values{"limit": {pageSize}}
 	for key, values := range query {
 		if values[0] != "" {
@@ -246,9 +247,9 @@ func (g *gateway) pages(ctx context.Context, path string, query url.Values, take
 		if p.Next == "" {
 			return nil
 		}
-		if p.Next == q.Get("after") {
+		if p.Next == q.Get(after) {
 			return failure(exitFailure, "GET %s: the listing does not go on behind %q", path, p.Next)
 		}
-		q.Set("after", p.Next)
+		q.Set(after, p.Next)
 	}
 }

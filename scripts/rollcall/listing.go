@@ -1,6 +1,7 @@
 package rollcall
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"net/url"
@@ -12,6 +13,8 @@ import (
 // listing prints what GET listings hold, from the first page to the last.
 type listing struct {
 	asJSON, failEmpty bool
+	// after is what the parameter is called that says where a page begins.
+	after string
 
 	found int
 }
@@ -27,7 +30,7 @@ func (l *listing) read(
 	ctx context.Context, g *gateway, std Streams, path string, query url.Values, take func(json.RawMessage) error,
 ) (time.Time, error) {
 	var at time.Time
-	err := g.pages(ctx, path, query, func(p page) error {
+	err := g.pages(ctx, path, query, cmp.Or(l.after, "after"), func(p page) error {
 		at = p.GeneratedAt
 		for _, raw := range p.Items {
 			l.found++

@@ -2,6 +2,7 @@ package rollcall
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -95,6 +96,10 @@ func (f *fake) serve(w http.ResponseWriter, r *http.Request) {
 		f.page(w, r, "agents")
 	case r.URL.Path == "/leases":
 		f.page(w, r, "leases")
+	case r.URL.Path == "/connections":
+		f.page(w, r, "connections")
+	case r.URL.Path == "/agents/ada/history":
+		f.page(w, r, "history")
 	default:
 		http.NotFound(w, r)
 	}
@@ -106,7 +111,7 @@ func (f *fake) page(w http.ResponseWriter, r *http.Request, of string) {
 	f.mu.Unlock()
 	body := map[string]any{"status": "ok", "generated_at": at(100), "cursor": "c-0", "total": len(rows)}
 	from := 0
-	_, _ = fmt.Sscanf(r.URL.Query().Get("after"), "after-%d", &from)
+	_, _ = fmt.Sscanf(cmp.Or(r.URL.Query().Get("after"), r.URL.Query().Get("before")), "after-%d", &from)
 	to := min(from+2, len(rows))
 	body["items"] = rows[from:to]
 	if to < len(rows) {
@@ -254,6 +259,18 @@ func (f *fake) fleet() {
 			ConnectionID: link.ConnectionID, LastSeenAt: at(70), Reason: "periodic", Reported: &subjects.ReportedAddress{Host: "ada-laptop", IP: "10.0.0.7"},
 		},
 		subjects.InstanceRow{InstanceID: "dev_b", Role: subjects.RoleNode, LastSeenAt: at(-200000), Reason: "disconnect", Host: "evil\x1b[2J"},
+	}
+	f.rows["connections"] = []any{
+		connectionRow{
+			ConnectionID: link.ConnectionID, InstanceID: "dev_a", AgentID: "ada", Role: "client", GatewayID: "dev_gateway05kpdqzv7fja3rmx2",
+			ConnectedAt: at(1), IP: "127.0.0.1", Mode: "cli", Leases: working.Leases,
+		},
+		connectionRow{ConnectionID: "0191e5c0-0000-7000-8000-000000000002", Role: "node", GatewayID: "dev_gone", ConnectedAt: at(2), Uncertain: true},
+	}
+	f.rows["history"] = []any{
+		eventOf(changed(3, "ada", "online", "offline", "gateway_lost")).raw,
+		eventOf(changed(2, "ada", "working", "online", "lease_ended")).raw,
+		eventOf(frame(1, "connection.opened", map[string]string{"ip": "127.0.0.1"})).raw,
 	}
 	f.rows["leases"] = []any{
 		subjects.LeaseRow{

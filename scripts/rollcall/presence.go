@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/url"
 	"strconv"
 	"strings"
@@ -19,10 +20,10 @@ const (
 )
 
 // presenceQuery is what is asked of presence.
-type presenceQuery struct{ kind, status, role, prefix string }
+type presenceQuery struct{ kind, status, role, prefix, at string }
 
 func (q presenceQuery) values() url.Values {
-	return url.Values{"kind": {q.kind}, "status": {q.status}, "role": {q.role}, "prefix": {q.prefix}}
+	return url.Values{"at": {q.at}, "kind": {q.kind}, "status": {q.status}, "role": {q.role}, "prefix": {q.prefix}}
 }
 
 // runPresence lists agents or instances, and goes on with what changes if asked.
@@ -38,11 +39,24 @@ func runPresence(ctx context.Context, args, env []string, std Streams) error {
 	s.String(&q.status, "status", "", "only agents that are online, working or offline")
 	s.String(&q.role, "role", "", "only instances that are a client, a node or a gateway")
 	s.String(&q.prefix, "prefix", "", "only ids that begin so")
+	s.String(&q.at, "at", "", "the agents as they were then: a time such as 2026-11-26T03:12:00Z, as far back as events are kept; one that is not listed was offline")
 	s.Bool(&watch, "watch", false, `go on with what changes; with --json a line {"listing":…} begins a listing, {"row":…} are its rows, {"event":…} the changes`)
 	out.settings(s)
 	s.Check("kind", func() error {
 		if q.kind != kindAgents && q.kind != kindInstances {
 			return errors.New("must be agents or instances")
+		}
+		return nil
+	})
+	s.Check("at", func() error {
+		if q.at == "" {
+			return nil
+		}
+		if _, err := time.Parse(time.RFC3339, q.at); err != nil {
+			return fmt.Errorf("%q is not a time such as 2026-11-26T03:12:00Z", clean(q.at))
+		}
+		if watch || q.kind == kindInstances {
+			return errors.New("goes with agents only, and not with --watch")
 		}
 		return nil
 	})
@@ -70,34 +84,41 @@ func runPresence(ctx context.Context, args, env []string, std Streams) error {
 }
 
 func (l *listing) agents(ctx context.Context, g *gateway, std Streams, q presenceQuery) error {
-	var rows []subjects.AgentRow
+	var rows []agentRow
 	now, err := l.read(ctx, g, std, "/presence", q.values(), func(raw json.RawMessage) error { return appendRow(&rows, raw) })
 	if err != nil || l.asJSON {
 		return err
 	}
-	return l.table(std, agentHead(), cellsOf(rows, func(r subjects.AgentRow) []string { return agentCells(now, r) }))
+	if q.at != "" {
+		now, _ = time.Parse(time.RFC3339, q.at) // checked: ages are those of then
+	}
+	return l.table(std, agentHead(), cellsOf(rows, func(r agentRow) []string { return agentCells(now, r) }))
 }
 
 func (l *listing) instances(ctx context.Context, g *gateway, std Streams, q presenceQuery) error {
-	var rows []subjects.InstanceRow
+	var rows []instanceRow
 	now, err := l.read(ctx, g, std, "/presence", q.values(), func(raw json.RawMessage) error { return appendRow(&rows, raw) })
 	if err != nil || l.asJSON {
 		return err
 	}
-	return l.table(std, instanceHead(), cellsOf(rows, func(r subjects.InstanceRow) []string { return instanceCells(now, r) }))
+	return l.table(std, instanceHead(), cellsOf(rows, func(r instanceRow) []string { return instanceCells(now, r) }))
 }
 
 func agentHead() []string {
 	return []string{"AGENT", "STATUS", "FOR", "REASON", "CONNECTIONS", "LEASES", "EVIDENCE"}
 }
 
-func agentCells(now time.Time, r subjects.AgentRow) []string {
-	evidence := "-"
+// agentCells marks a status that the gateway cannot vouch for.
+func agentCells(now time.Time, r agentRow) []string {
+	evidence, status := "-", dash(string(r.Status))
+	if r.Uncertain {
+		status += "?"
+	}
 	if r.Evidence != nil {
 		evidence = strconv.FormatUint(r.Evidence.Seq, 10) + " " + clean(r.Evidence.Type)
 	}
 	return []string{
-		dash(r.AgentID), dash(string(r.Status)), ago(now, r.Since), dash(r.Reason),
+		dash(r.AgentID), status, ago(now, r.Since), dash(r.Reason),
 		strconv.Itoa(len(r.Connections)), strconv.Itoa(r.Leases()), evidence,
 	}
 }
@@ -106,14 +127,24 @@ func instanceHead() []string {
 	return []string{"INSTANCE", "ROLE", "AGENT", "MODE", "VERSION", "HOST", "IP", "REPORTED", "SEEN", "STATE"}
 }
 
+// instanceRow is a row of the inventory.
+type instanceRow struct {
+	subjects.InstanceRow
+
+	Uncertain bool `json:"uncertain"`
+}
+
 // instanceCells keeps apart what was seen and what the peer says of itself.
-func instanceCells(now time.Time, r subjects.InstanceRow) []string {
+func instanceCells(now time.Time, r instanceRow) []string {
 	state, reported := "connected", "-"
 	switch {
 	case r.Role == subjects.RoleGateway:
 		state = "alive"
 	case r.ConnectionID == "":
 		state = "gone"
+	}
+	if r.Uncertain {
+		state += "?"
 	}
 	if r.Reported != nil {
 		reported = dash(strings.TrimSpace(r.Reported.Host + " " + r.Reported.IP))
@@ -167,7 +198,7 @@ func listForWatch(ctx context.Context, g *gateway, std Streams, q presenceQuery,
 		return cursor, show(ctx, g, std, q)
 	}
 	first := true
-	err = g.pages(ctx, "/presence", q.values(), func(p page) error {
+	err = g.pages(ctx, "/presence", q.values(), "after", func(p page) error {
 		if first {
 			first, cursor = false, p.Cursor
 			if err := jsonLine(std.Out, map[string]any{"listing": map[string]any{"cursor": p.Cursor, "total": p.Total}}); err != nil {

@@ -181,7 +181,7 @@ func sameGateway(a, b gatewayStatus) bool {
 func (g *gateway) fleet(ctx context.Context) (listed, string, error) {
 	var all listed
 	var cursor string
-	err := g.pages(ctx, "/presence", presenceQuery{kind: kindAgents}.values(), func(p page) error {
+	err := g.pages(ctx, "/presence", presenceQuery{kind: kindAgents}.values(), "after", func(p page) error {
 		if all.at.IsZero() {
 			all.at, cursor = p.GeneratedAt, p.Cursor
 		}

@@ -39,6 +39,7 @@ func eventOf(text string) event {
 	if err := json.Unmarshal([]byte(strings.TrimSpace(text)), &e); err != nil {
 		panic(err)
 	}
+	e.raw = json.RawMessage(strings.TrimSpace(text))
 	return e
 }
 

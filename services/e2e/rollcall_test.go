@@ -92,6 +92,23 @@ func TestRollcall(t *testing.T) {
 	require.NoError(t, err)
 	require.Contains(t, string(table), "deploy/prod")
 
+	var status struct {
+		Tenant struct {
+			TenantID string         `json:"tenant_id"`
+			Agents   map[string]int `json:"agents"`
+		} `json:"tenant"`
+	}
+	await(t, "presence is known to the gateway", func() bool {
+		out, err := s.rollcall("status", "--json").Output()
+		require.NoError(t, json.Unmarshal(out, &status))
+		return err == nil
+	})
+	require.Equal(t, acme, status.Tenant.TenantID)
+	require.Equal(t, 1, status.Tenant.Agents["working"])
+	connections := rowsOf[subjects.Link](t, s.rollcall("connections", "--json", "--agent", "ada"))
+	require.Len(t, connections, 1)
+	require.Equal(t, conn.Welcome().ClientID, connections[0].ConnectionID)
+
 	// The gateway that the tail reads from dies; it goes on at the other.
 	s.kill(s.Gateways[0].PID)
 	cut(conn)
