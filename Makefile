@@ -1,4 +1,4 @@
-# `make` lists the targets. Every one works on a fresh clone with Go, git, a C compiler and make.
+# `make` lists the targets. Every one works on a fresh clone with Go, git, a C compiler and make; those of the page want npm too.
 
 SHELL := /usr/bin/env bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -163,4 +163,4 @@ tools: ## install the pinned tools into .tools/bin
 	@scripts/tools.sh
 
 clean: ## remove what make built and installed
-	rm -rf bin .tools .rollcall
+	rm -rf bin .tools .rollcall bench-out $(UI)/node_modules $(UI)/.build

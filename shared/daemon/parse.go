@@ -86,7 +86,7 @@ func (s *Settings) foreign(name string) bool {
 
 // clientNames are the variables of commands that ask a gateway. Who has them in
 // the environment starts processes with them too.
-func clientNames() []string { return []string{"url", "token", "token-file"} }
+func clientNames() []string { return []string{"url", "token", "token-file", "dir"} }
 
 // parseArgs applies flags. It is true when help was asked for.
 func (s *Settings) parseArgs(args []string, fault faultFunc) (help bool) {

@@ -62,7 +62,7 @@ func TestParse(t *testing.T) {
 		"variables": {
 			env: []string{
 				"ROLLCALL_NAME=env", "ROLLCALL_COUNT=4", "ROLLCALL_WAIT=2s", "ROLLCALL_ON=true",
-				"ROLLCALL_ITEM=a, b,,c", "ROLLCALL_NATS_URL=nats://n:1", "HOME=/root", "ROLLCALL_TOKEN=",
+				"ROLLCALL_ITEM=a, b,,c", "ROLLCALL_NATS_URL=nats://n:1", "HOME=/home/u", "ROLLCALL_TOKEN=",
 			},
 			want: func(v *sample) {
 				v.name, v.count, v.wait, v.on, v.list = "env", 4, 2*time.Second, true, []string{"a", "b", "c"}
@@ -269,5 +269,5 @@ func TestCommand(t *testing.T) {
   --url (text)
         a gateway; also ROLLCALL_URL [http://default]`)
 	// Who exports a command's variables may start processes too.
-	require.NoError(t, NewSettings("up").Parse(nil, []string{"ROLLCALL_URL=x", "ROLLCALL_TOKEN=y", "ROLLCALL_TOKEN_FILE=z"}))
+	require.NoError(t, NewSettings("gateway").Parse(nil, []string{"ROLLCALL_URL=x", "ROLLCALL_TOKEN=y", "ROLLCALL_TOKEN_FILE=z", "ROLLCALL_DIR=d"}))
 }
