@@ -3,6 +3,7 @@ package e2e
 import (
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -146,6 +147,7 @@ func TestAttackNATS(t *testing.T) {
 	g := s.Gateways[0]
 	p := s.newPrey(t, g)
 	tail, producer := s.creds(t, "--role", "tail", "--tenant", globex), s.creds(t, "--role", "producer", "--tenant", globex)
+	given, _ := s.given(t, ask(t, http.MethodPost, g.URL+"/auth/nats", "", bearer(s.Tenants[globex].OperatorToken)))
 	victim, err := bus.UserOf(s.creds(t, "--role", "tail", "--tenant", acme))
 	require.NoError(t, err)
 	gatewayUser, err := bus.UserOf(s.ring.CredsFile("gateway-0"))
@@ -158,6 +160,7 @@ func TestAttackNATS(t *testing.T) {
 	s.untouched(t, "NATS with credentials of another tenant", func() {
 		for _, i := range []*intruder{
 			s.intrude(t, "tail", s.NATSURL, tail), s.intrude(t, "tail over WebSocket", s.NATSWSURL, tail),
+			s.intrude(t, "tail from a gateway", s.NATSURL, given),
 			s.intrude(t, "producer", s.NATSURL, producer), s.intrude(t, "producer over WebSocket", s.NATSWSURL, producer),
 		} {
 			intruders = append(intruders, i)
