@@ -146,10 +146,6 @@ func TestDeployedTLS(t *testing.T) {
 			nc.Close()
 		}
 	}
-
-	ca.issue(t, dir, 3)
-	require.NoError(t, s.Reload(), "what kill -HUP does")
-	require.EqualValues(t, 3, serial("tls://"))
 }
 
 // plain asks for an answer without TLS and returns all that is said.

@@ -291,6 +291,13 @@ func (s *socket) ping(ctx context.Context) {
 		if missed == 0 && !pause(ctx, every) {
 			return
 		}
+		if s.busy.Load() > 0 {
+			// A write that the peer does not take has its own bound, and says why it
+			// ends. The library gives a ping five seconds to be written, and closes the
+			// connection of one that waits behind such a write.
+			missed = 0
+			continue
+		}
 		switch err := s.pingOnce(ctx, every); {
 		case err == nil, s.busy.Load() > 0:
 			missed = 0

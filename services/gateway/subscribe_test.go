@@ -327,7 +327,7 @@ func (g *gatewayRun) socketOf(agent string) *socket {
 func TestReaderThatTakesNothing(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	g := w.gateway(t)
+	g := w.gateway(t, func(c *Config) { c.Ping = 500 * time.Millisecond; c.MissedPings = 100 }) // pings come while a write is stuck
 	p := w.presence(t)
 	slow := g.connect(t, grant{agent: "slow", scopes: []string{"presence.read"}})
 	slow.subscribe(all())

@@ -177,6 +177,7 @@ export class App {
 
   async #inventory(): Promise<void> {
     try {
+      this.fleet.awaitInstances();
       this.fleet.replaceInstances(await this.#pages<InstanceRow>("presence.list", { kind: "instances" }, 200));
       await this.#gateways();
     } catch {

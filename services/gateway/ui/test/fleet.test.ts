@@ -142,3 +142,13 @@ test("filters select by what is shown, and survive an address", () => {
   const filter = { text: "a b", status: "uncertain" as const, role: "node", gateway: "dev_g1", version: "1&2" };
   assert.deepEqual(readFilter(new URLSearchParams(writeFilter(filter))), filter);
 });
+
+test("what happens while a listing of the inventory is under way is newer than it", () => {
+  const fleet = live();
+  fleet.awaitInstances();
+  fleet.apply(event("presence.upserted", { entry: { instance_id: "dev_new", role: "client", version: "2" } }));
+  fleet.apply(event("presence.pruned", { instance_id: "dev_gone", reason: "ttl" }));
+  fleet.replaceInstances([{ instance_id: "dev_gone", role: "client" }, { instance_id: "dev_new", role: "client", version: "1" }]);
+  assert.equal(fleet.instances.get("dev_new")?.version, "2");
+  assert.equal(fleet.instances.has("dev_gone"), false);
+});

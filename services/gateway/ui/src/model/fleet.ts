@@ -19,6 +19,8 @@ export class Fleet {
   /** followsConnections says that openings and closings come in, so that the rows' connections are current. */
   followsConnections = false;
   doubt: Doubt = "not connected yet";
+  /** #meanwhile holds what events told of instances while a listing is under way; null of one that was pruned. */
+  #meanwhile: Map<string, InstanceRow | null> | null = null;
 
   /** version grows with every change; members with every agent that comes or goes. */
   version = 0;
@@ -42,10 +44,20 @@ export class Fleet {
     this.#touchAll();
   }
 
+  /** awaitInstances is called before a listing is asked for: what happens to the inventory from then on is newer. */
+  awaitInstances(): void {
+    this.#meanwhile = new Map();
+  }
+
   /** replaceInstances takes a listing of the inventory. */
   replaceInstances(rows: InstanceRow[]): void {
     this.instances.clear();
     for (const row of rows) this.instances.set(row.instance_id, row);
+    for (const [id, row] of this.#meanwhile ?? []) {
+      if (row) this.instances.set(id, row);
+      else this.instances.delete(id);
+    }
+    this.#meanwhile = null;
     this.#touchAll();
   }
 
@@ -98,11 +110,13 @@ export class Fleet {
         return this.#status(p);
       case "presence.upserted":
         this.instances.set(p.entry.instance_id, p.entry as InstanceRow);
+        this.#meanwhile?.set(p.entry.instance_id, p.entry as InstanceRow);
         this.#touchOwner(p.entry.agent_id);
         return true;
       case "presence.pruned": {
         const row = this.instances.get(p.instance_id);
         this.instances.delete(p.instance_id);
+        this.#meanwhile?.set(p.instance_id, null);
         this.#touchOwner(row?.agent_id);
         return true;
       }
