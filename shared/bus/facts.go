@@ -2,9 +2,7 @@ package bus
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -43,14 +41,14 @@ func (c *Conn) Facts(ctx context.Context, stream string) (Facts, error) {
 // SeqAt is the sequence of the first message on subjects that match filter and was
 // stored at a time or later. Found is false when there is none.
 func (c *Conn) SeqAt(ctx context.Context, stream, filter string, at time.Time) (seq uint64, found bool, err error) {
-	question, err := json.Marshal(map[string]any{"start_time": at.UTC(), "next_by_subj": filter, "no_hdr": true})
-	if err != nil {
-		return 0, false, fmt.Errorf("encode question: %w", err)
-	}
+	question := map[string]any{"start_time": at.UTC(), "next_by_subj": filter, "no_hdr": true}
 	err = c.retry(ctx, func(ctx context.Context) error {
-		seq, err = c.seqOf(ctx, stream, question)
-		if errors.Is(err, jetstream.ErrMsgNotFound) {
-			seq, err = 0, nil
+		msg, err := c.fromLeader(ctx, stream, question)
+		switch {
+		case errors.Is(err, jetstream.ErrMsgNotFound):
+			return nil
+		case err == nil:
+			seq = msg.Sequence
 		}
 		return err
 	})
@@ -58,29 +56,4 @@ func (c *Conn) SeqAt(ctx context.Context, stream, filter string, at time.Time) (
 		return 0, false, sorted(err, "look for the first message of %q since %s", filter, at.UTC().Format(time.RFC3339))
 	}
 	return seq, seq > 0, nil
-}
-
-// seqOf asks the stream's leader for a message and reads its sequence.
-func (c *Conn) seqOf(ctx context.Context, stream string, question []byte) (uint64, error) {
-	reply, err := c.nc.RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+stream, question)
-	if err != nil {
-		return 0, err
-	}
-	var answer struct {
-		Error   *jetstream.APIError `json:"error"`
-		Message struct {
-			Sequence uint64 `json:"seq"`
-		} `json:"message"`
-	}
-	if err := json.Unmarshal(reply.Data, &answer); err != nil {
-		return 0, fmt.Errorf("read answer: %w", err)
-	}
-	switch {
-	case answer.Error != nil && answer.Error.ErrorCode == jetstream.JSErrCodeMessageNotFound:
-		return 0, jetstream.ErrMsgNotFound
-	case answer.Error != nil:
-		return 0, answer.Error
-	default:
-		return answer.Message.Sequence, nil
-	}
 }

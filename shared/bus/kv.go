@@ -2,7 +2,6 @@ package bus
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -90,43 +89,7 @@ func (b *KV) last(ctx context.Context, subject string) (*jetstream.RawStreamMsg,
 	if !b.byLeader {
 		return b.stream.GetLastMsgForSubject(ctx, subject)
 	}
-	question, err := json.Marshal(map[string]string{"last_by_subj": subject})
-	if err != nil {
-		return nil, fmt.Errorf("encode question: %w", err)
-	}
-	reply, err := b.conn.nc.RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+bucketStream(b.name), question)
-	if err != nil {
-		return nil, err
-	}
-	var answer struct {
-		Error   *jetstream.APIError `json:"error"`
-		Message *struct {
-			Sequence uint64    `json:"seq"`
-			Header   []byte    `json:"hdrs"`
-			Data     []byte    `json:"data"`
-			Time     time.Time `json:"time"`
-		} `json:"message"`
-	}
-	if err := json.Unmarshal(reply.Data, &answer); err != nil {
-		return nil, fmt.Errorf("read answer: %w", err)
-	}
-	switch {
-	case answer.Error != nil && answer.Error.ErrorCode == jetstream.JSErrCodeMessageNotFound:
-		return nil, jetstream.ErrMsgNotFound
-	case answer.Error != nil:
-		return nil, answer.Error
-	case answer.Message == nil:
-		return nil, fmt.Errorf("read answer: %w", nats.ErrInvalidMsg)
-	}
-	msg := &jetstream.RawStreamMsg{
-		Subject: subject, Sequence: answer.Message.Sequence, Data: answer.Message.Data, Time: answer.Message.Time,
-	}
-	if len(answer.Message.Header) > 0 {
-		if msg.Header, err = nats.DecodeHeadersMsg(answer.Message.Header); err != nil {
-			return nil, fmt.Errorf("read headers: %w", err)
-		}
-	}
-	return msg, nil
+	return b.conn.fromLeader(ctx, bucketStream(b.name), map[string]any{"last_by_subj": subject})
 }
 
 // Save writes a row at the revision it was read at; revision 0 means that

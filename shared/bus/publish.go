@@ -3,6 +3,7 @@ package bus
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 
@@ -56,35 +57,16 @@ func (c *Conn) Publish(ctx context.Context, m Message) (Ack, error) {
 // stream knows an id whatever subject it came on. What is stored no more cannot be
 // told apart, and counts as the same.
 func (c *Conn) repeats(ctx context.Context, ack *jetstream.PubAck, subject string) error {
-	question, err := json.Marshal(map[string]uint64{"seq": ack.Sequence})
-	if err != nil {
-		return fmt.Errorf("encode question: %w", err)
-	}
-	var answer struct {
-		Error   *jetstream.APIError `json:"error"`
-		Message struct {
-			Subject string `json:"subject"`
-		} `json:"message"`
-	}
-	err = c.retry(ctx, func(ctx context.Context) error {
-		reply, err := c.nc.RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+ack.Stream, question)
-		if err != nil {
-			return err
+	return c.retry(ctx, func(ctx context.Context) error {
+		msg, err := c.fromLeader(ctx, ack.Stream, map[string]any{"seq": ack.Sequence})
+		switch {
+		case errors.Is(err, jetstream.ErrMsgNotFound):
+			return nil
+		case err == nil && msg.Subject != subject:
+			return ErrTaken
 		}
-		return json.Unmarshal(reply.Data, &answer)
-	})
-	switch {
-	case err != nil:
 		return err
-	case answer.Error != nil && answer.Error.ErrorCode == jetstream.JSErrCodeMessageNotFound:
-		return nil
-	case answer.Error != nil:
-		return answer.Error
-	case answer.Message.Subject != subject:
-		return ErrTaken
-	default:
-		return nil
-	}
+	})
 }
 
 // wire is the message as sent: a new one for every attempt, because nats.go
