@@ -34,12 +34,8 @@ type connectionQuery struct {
 }
 
 func (g *Gateway) getConnections(w http.ResponseWriter, r *http.Request) {
-	bearer, ok := g.authorize(w, r)
+	bearer, ok := g.permit(w, r, token.ScopeOperatorRead)
 	if !ok {
-		return
-	}
-	if !bearer.Scopes.Has(token.ScopeOperatorRead) {
-		g.writeError(w, forbidden(token.ScopeOperatorRead))
 		return
 	}
 	q, err := parseConnectionQuery(r.URL.RawQuery)

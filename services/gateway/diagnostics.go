@@ -76,12 +76,8 @@ const diagnosticsWait = 3 * time.Second
 // secrets, log lines were redacted when they were written, and the whole is once more:
 // a report goes to strangers.
 func (g *Gateway) getDiagnostics(w http.ResponseWriter, r *http.Request) {
-	bearer, ok := g.authorize(w, r)
+	bearer, ok := g.permit(w, r, token.ScopeOperatorRead)
 	if !ok {
-		return
-	}
-	if !bearer.Scopes.Has(token.ScopeOperatorRead) {
-		g.writeError(w, forbidden(token.ScopeOperatorRead))
 		return
 	}
 	data, err := json.MarshalIndent(g.diagnostics(r.Context(), bearer.Tenant), "", "  ")

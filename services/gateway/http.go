@@ -198,12 +198,8 @@ type presencePage struct {
 }
 
 func (g *Gateway) getPresence(w http.ResponseWriter, r *http.Request) {
-	bearer, ok := g.authorize(w, r)
+	bearer, ok := g.permit(w, r, token.ScopePresenceRead)
 	if !ok {
-		return
-	}
-	if !bearer.Scopes.Has(token.ScopePresenceRead) {
-		g.writeError(w, forbidden(token.ScopePresenceRead))
 		return
 	}
 	q, err := parseListQuery(r.URL.RawQuery)
@@ -226,6 +222,16 @@ func (g *Gateway) getPresence(w http.ResponseWriter, r *http.Request) {
 // authorize finds out who asks, and answers whoever cannot be told anything.
 func (g *Gateway) authorize(w http.ResponseWriter, r *http.Request) (token.Token, bool) {
 	return g.verify(w, r, g.findToken(r, nil, tokenEntry))
+}
+
+// permit finds out who asks, and answers whoever lacks the scope for it.
+func (g *Gateway) permit(w http.ResponseWriter, r *http.Request, scope string) (token.Token, bool) {
+	bearer, ok := g.authorize(w, r)
+	if ok && !bearer.Scopes.Has(scope) {
+		g.writeError(w, forbidden(scope))
+		return token.Token{}, false
+	}
+	return bearer, ok
 }
 
 // verify finds out whose token this is, and answers where it is of no use over HTTP.

@@ -26,12 +26,8 @@ const (
 // Each comes with its cursor as id, which browsers send back as Last-Event-ID when
 // they come again.
 func (g *Gateway) getEvents(w http.ResponseWriter, r *http.Request) {
-	bearer, ok := g.authorize(w, r)
+	bearer, ok := g.permit(w, r, token.ScopeEventsRead)
 	if !ok {
-		return
-	}
-	if !bearer.Scopes.Has(token.ScopeEventsRead) {
-		g.writeError(w, forbidden(token.ScopeEventsRead))
 		return
 	}
 	ask, err := streamQuery(r)

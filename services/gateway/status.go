@@ -79,12 +79,8 @@ type gatewayStatus struct {
 }
 
 func (g *Gateway) getStatus(w http.ResponseWriter, r *http.Request) {
-	bearer, ok := g.authorize(w, r)
+	bearer, ok := g.permit(w, r, token.ScopePresenceRead)
 	if !ok {
-		return
-	}
-	if !bearer.Scopes.Has(token.ScopePresenceRead) {
-		g.writeError(w, forbidden(token.ScopePresenceRead))
 		return
 	}
 	writeJSON(w, http.StatusOK, "application/json", g.status(r.Context(), bearer.Tenant))

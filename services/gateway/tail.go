@@ -38,12 +38,8 @@ type tailResult struct {
 // itself. Scopes of events are no part of it, so a token that may read events but not
 // everybody's gets none.
 func (g *Gateway) postNATS(w http.ResponseWriter, r *http.Request) {
-	bearer, ok := g.authorize(w, r)
+	bearer, ok := g.permit(w, r, token.ScopeOperatorRead)
 	if !ok {
-		return
-	}
-	if !bearer.Scopes.Has(token.ScopeOperatorRead) {
-		g.writeError(w, forbidden(token.ScopeOperatorRead))
 		return
 	}
 	key, err := readTailKey(g.cfg.TailKeyFile)
