@@ -35,10 +35,7 @@ func runConnections(ctx context.Context, args, env []string, std Streams) error 
 	s.String(&role, "role", "", "only those of a client or a node")
 	s.String(&gateway, "gateway", "", "only those on this gateway, by its instance id")
 	out.settings(s)
-	if err := s.Parse(args, env); err != nil {
-		return err
-	}
-	g, err := t.gateway(env)
+	g, err := t.open(s, args, env)
 	if err != nil {
 		return err
 	}

@@ -15,10 +15,7 @@ func runDiagnostics(ctx context.Context, args, env []string, std Streams) error 
 	var path string
 	s := settingsOf("diagnostics", &t)
 	s.String(&path, "o", "", "file to write, instead of printing; what is there is replaced")
-	if err := s.Parse(args, env); err != nil {
-		return err
-	}
-	g, err := t.gateway(env)
+	g, err := t.open(s, args, env)
 	if err != nil {
 		return err
 	}

@@ -28,10 +28,7 @@ func runHistory(ctx context.Context, args, env []string, std Streams) error {
 		}
 		return rule(subjects.CheckAgent("agent", agent)) // it becomes part of a path
 	})
-	if err := s.Parse(args, env); err != nil {
-		return err
-	}
-	g, err := t.gateway(env)
+	g, err := t.open(s, args, env)
 	if err != nil {
 		return err
 	}

@@ -23,10 +23,7 @@ func runLeases(ctx context.Context, args, env []string, std Streams) error {
 	s.String(&state, "state", "", "only leases in this state: "+strings.Join(subjects.LeaseStates(), ", "))
 	s.String(&agent, "agent", "", "only this agent's leases")
 	out.settings(s)
-	if err := s.Parse(args, env); err != nil {
-		return err
-	}
-	g, err := t.gateway(env)
+	g, err := t.open(s, args, env)
 	if err != nil {
 		return err
 	}

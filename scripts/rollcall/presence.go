@@ -66,10 +66,7 @@ func runPresence(ctx context.Context, args, env []string, std Streams) error {
 		}
 		return nil
 	})
-	if err := s.Parse(args, env); err != nil {
-		return err
-	}
-	g, err := t.gateway(env)
+	g, err := t.open(s, args, env)
 	if err != nil {
 		return err
 	}

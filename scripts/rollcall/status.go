@@ -55,10 +55,7 @@ func runStatus(ctx context.Context, args, env []string, std Streams) error {
 	var asJSON bool
 	s := settingsOf("status", &t)
 	s.Bool(&asJSON, "json", false, "print one JSON line: the answer as the gateway gives it")
-	if err := s.Parse(args, env); err != nil {
-		return err
-	}
-	g, err := t.gateway(env)
+	g, err := t.open(s, args, env)
 	if err != nil {
 		return err
 	}

@@ -76,6 +76,14 @@ func checkURLs(urls []string) error {
 	return errors.Join(faults...)
 }
 
+// open reads a command's line and opens the gateway that it is about.
+func (t *target) open(s *daemon.Settings, args, env []string) (*gateway, error) {
+	if err := s.Parse(args, env); err != nil {
+		return nil, err
+	}
+	return t.gateway(env)
+}
+
 // gateway completes what was left out.
 func (t *target) gateway(env []string) (*gateway, error) {
 	token, err := t.token(env)

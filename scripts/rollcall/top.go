@@ -34,10 +34,7 @@ const (
 func runTop(ctx context.Context, args, env []string, std Streams) error {
 	var t target
 	s := settingsOf("top", &t)
-	if err := s.Parse(args, env); err != nil {
-		return err
-	}
-	g, err := t.gateway(env)
+	g, err := t.open(s, args, env)
 	if err != nil {
 		return err
 	}
