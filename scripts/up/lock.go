@@ -60,5 +60,9 @@ func holder(file *os.File) string {
 }
 
 // release gives the directory back. The file stays: removing it would let two
-// processes lock two files of the same name.
-func (l *lock) release() { _ = l.file.Close() }
+// processes lock two files of the same name. Closing it alone would not do while a
+// child that has just been forked holds it too.
+func (l *lock) release() {
+	_ = syscall.Flock(int(l.file.Fd()), syscall.LOCK_UN) // else closing does it, a moment later
+	_ = l.file.Close()
+}

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -26,6 +27,10 @@ func TestLockIsForOne(t *testing.T) {
 
 	_, err = acquire(dir)
 	require.ErrorContains(t, err, "in use by another up (pid "+strconv.Itoa(os.Getpid())+")")
+	// A child holds its parent's files for a moment, until it is another program.
+	child, err := syscall.Dup(int(first.file.Fd()))
+	require.NoError(t, err)
+	defer func() { _ = syscall.Close(child) }()
 	first.release()
 	again, err := acquire(dir)
 	require.NoError(t, err)
