@@ -144,7 +144,7 @@ func (c *Config) limits(s *daemon.Settings) {
 		{&c.RequestRate, "gateway-request-rate", 200, "requests per second of one socket"},
 		{&c.RequestBurst, "gateway-request-burst", 400, "requests of one socket at once"},
 		{&c.BeaconRate, "gateway-beacon-rate", 2, "beacons per second of one socket"},
-		{&c.UpgradeRate, "gateway-upgrade-rate", 20, "new sockets per second of one address, loopback exempt"},
+		{&c.UpgradeRate, "gateway-upgrade-rate", 20, "new sockets per second of one address; loopback is exempt unless a header speaks of a proxy"},
 		{&c.HandshakeFrames, "gateway-handshake-frames", machine.DefaultFrames, "frames of a peer before it is authenticated"},
 		{&c.HandshakeBytes, "gateway-handshake-bytes", machine.DefaultBytes, "bytes of those frames"},
 		{&c.MaxHandshakes, "gateway-max-handshakes", 2000, "sockets whose peer is not authenticated yet; who comes beyond is closed with 1013"},

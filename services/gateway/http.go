@@ -76,8 +76,9 @@ func (g *Gateway) checkHealth() {
 // upgrade turns a request into a socket. What is wrong with the token is told
 // by a close code, so that browsers, which hide HTTP answers, can read it.
 func (g *Gateway) upgrade(life context.Context, w http.ResponseWriter, r *http.Request) {
-	addr := g.caller(r).addr
-	if ok, wait := g.upgrades.allow(addr, time.Now()); !ok {
+	from := g.caller(r)
+	addr := from.addr
+	if ok, wait := g.upgrades.allow(from.host, time.Now()); !ok {
 		g.hit(limitUpgrades)
 		g.writeError(w, tooManyUpgrades(wait))
 		return

@@ -41,6 +41,30 @@ func TestUpgradesPerAddress(t *testing.T) {
 		handshake(newTestDevice(t), "client")
 }
 
+// TestUpgradesBehindALocalProxy holds that nobody escapes the limit by headers that
+// make a proxy on this machine seem to ask for itself.
+func TestUpgradesBehindALocalProxy(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	for name, spoiled := range map[string]http.Header{
+		"they differ":       {"X-Forwarded-For": {"203.0.113.9"}, "X-Real-Ip": {"6.6.6.6"}},
+		"not readable":      {"Forwarded": {`for="`}, "X-Forwarded-For": {"203.0.113.9"}},
+		"the scheme's name": {"X-Forwarded-Proto": {"https"}},
+	} {
+		g := w.gateway(t, func(c *Config) { c.TrustedProxies, c.UpgradeRate = []string{"127.0.0.1"}, 1 })
+		within(t, func() bool {
+			answer, text := call(t, fresh(), http.MethodGet, g.url("/ws"), "", spoiled)
+			return answer.status == http.StatusTooManyRequests && strings.Contains(text, `"code":"rate_limited"`)
+		})
+		require.GreaterOrEqual(t, g.hits(limitUpgrades), 1.0, name)
+		before := g.hits(limitUpgrades)
+		for range 5 { // without a header it is this machine that asks
+			g.connect(t, grant{}).ok("ping", map[string]any{}, nil)
+		}
+		require.Equal(t, before, g.hits(limitUpgrades), name)
+	}
+}
+
 func TestHandshakesAtOnce(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
