@@ -87,8 +87,8 @@ type socket struct {
 	requests  *rate.Limiter
 	beacons   *rate.Limiter
 	badFrames int
-	// handshaking is set while the socket has a place among the handshakes.
-	handshaking bool
+	// place is the socket's among the handshakes, until its peer is authenticated.
+	place place
 }
 
 // opened names a connection for goroutines other than the reader.
