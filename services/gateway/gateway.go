@@ -315,7 +315,7 @@ func (g *Gateway) applySetting(u bus.Update) {
 		}
 	}
 	if err != nil {
-		g.log.Error().Err(err).Str("key", u.Key).Uint64("revision", u.Revision).Msg("setting refused; the last good one stays")
+		g.log.Error().Err(err).Str("tenant_id", tenant).Str("key", u.Key).Uint64("revision", u.Revision).Msg("setting refused; the last good one stays")
 		return
 	}
 	g.admission.setLimit(tenant, settings.MaxConnections)

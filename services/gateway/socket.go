@@ -393,7 +393,7 @@ func (s *socket) eventAt(eventType string, payload any, cursor string) {
 	scope := subjects.Scope{Kind: subjects.ScopeSession, ID: opened.connection}
 	event, err := subjects.NewEvent(subjects.NewID(), eventType, time.Now(), scope, payload)
 	if err != nil {
-		s.gateway.log.Error().Err(err).Str("type", eventType).Msg("event not sent")
+		s.gateway.log.Error().Err(err).Str("tenant_id", opened.tenant).Str("type", eventType).Msg("event not sent")
 		return
 	}
 	s.forwardAt(event, cursor)
