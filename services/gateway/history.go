@@ -30,9 +30,9 @@ const (
 
 // historyPage is the body of GET /agents/{agent_id}/history.
 type historyPage struct {
-	Status      string            `json:"status"`
-	GeneratedAt time.Time         `json:"generated_at"`
-	AgentID     string            `json:"agent_id"`
+	Status      string    `json:"status"`
+	GeneratedAt time.Time `json:"generated_at"`
+	AgentID     string    `json:"agent_id"`
 	// Items are fewer than asked for where an event could not be read.
 	Items []json.RawMessage `json:"items"`
 	// Next is the `before` of the next page, absent on the last.
