@@ -52,7 +52,6 @@ type Gateway struct {
 	trusted    synced
 	origins    origins
 	proxies    proxies
-	policy     string      // of pages
 	tls        *tls.Config // nil for none
 	listener   net.Listener
 	sampler    zerolog.Sampler // of refusals over HTTP
@@ -114,7 +113,7 @@ func New(ctx context.Context, cfg Config, log zerolog.Logger) (*Gateway, error) 
 		admission: newAdmission(cfg.MaxConnections), upgrades: newUpgrades(cfg.UpgradeRate), roster: newRoster(),
 		readmissions: make(chan []*socket, 1), sampler: newSampler(), streams: newStreams(cfg.MaxConnections),
 		handshakes: newHandshakes(cfg.MaxHandshakes, cfg.AddressHandshakes),
-		dialects:   dialects(), origins: from, proxies: trusted, policy: policyFor(cfg.TailURL), tls: secure,
+		dialects:   dialects(), origins: from, proxies: trusted, tls: secure,
 		historians: make(chan struct{}, pastReaders), pastEvents: pastEvents,
 	}
 	g.log = log.With().Str("gateway_id", id).Str("incarnation", g.incarnation).Logger()
