@@ -199,6 +199,7 @@ func (s *stack) checkLeaseActions(t *testing.T, page *screen, g gateway) {
 		eval[bool](page, fmt.Sprintf("(document.querySelector('tr[data-lease=%q] button').click(), true)", id))
 		page.until("sheet", "document.querySelector('dialog')?.open")
 		if verdict == "Grant" {
+			s.checkReaderDecidesNothing(t, page, id)
 			page.requireAccessible(axe(t), "verdict")
 			page.shoot("verdict")
 		}
@@ -207,6 +208,31 @@ func (s *stack) checkLeaseActions(t *testing.T, page *screen, g gateway) {
 		page.until(state, fmt.Sprintf("document.querySelector('tr[data-lease=%q]')?.dataset.state === %q", id, state))
 		page.until("no sheet", "!document.querySelector('dialog')")
 		require.Equal(t, "seen by an operator", s.awaitLease("asker", id, state).Verdict.Reason)
+	}
+}
+
+// checkReaderDecidesNothing signs in with a token that only reads, looks at a lease that
+// waits for a verdict, and comes back to its sheet as who may decide.
+func (s *stack) checkReaderDecidesNothing(t *testing.T, page *screen, lease string) {
+	t.Helper()
+	open := fmt.Sprintf("tr[data-lease=%q] button", lease)
+	for _, it := range []struct {
+		scope, button string
+		buttons       []string
+	}{{"operator.read", "Look", []string{"Close"}}, {scopeOperate, "Decide", []string{"Grant", "Deny", "Hold", "Close"}}} {
+		bearer, err := s.mint(token.Grant{Scopes: []string{it.scope}})
+		require.NoError(t, err)
+		page.signInAs(bearer)
+		page.until(it.button, fmt.Sprintf("document.querySelector('%s')?.textContent === %q", open, it.button))
+		eval[bool](page, fmt.Sprintf("(document.querySelector('%s').click(), true)", open))
+		page.until("sheet", "document.querySelector('dialog')?.open")
+		require.Equal(t, it.buttons, page.texts("dialog button"), it.scope)
+		reads := it.scope != scopeOperate
+		require.Equal(t, reads, strings.Contains(page.texts("dialog")[0], "Verdicts take a token with the scope operator.write"))
+		require.Equal(t, reads, len(page.texts("#cannot-decide")) == 1)
+		if reads {
+			page.requireAccessible(axe(t), "no verdict")
+		}
 	}
 }
 

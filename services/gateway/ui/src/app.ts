@@ -221,6 +221,14 @@ export class App {
     this.#wantLeases = false;
   }
 
+  /** cannotDecide is why no verdict can be given here; empty when one can. The gateway decides in any case. */
+  cannotDecide(): string {
+    const scopes = this.welcome?.scopes;
+    if (scopes && !scopes.includes("operator.write")) return "Verdicts take a token with the scope operator.write; you are signed in with one that only reads.";
+    if (this.link.phase !== "open") return "No verdict can be given while the gateway is away.";
+    return "";
+  }
+
   /** resolve gives a verdict on a lease. */
   async resolve(lease: LeaseRow, verdict: string, reason: string): Promise<void> {
     const answer = await this.link.request<{ lease: LeaseRow }>("lease.resolve", {
