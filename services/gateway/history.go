@@ -149,7 +149,7 @@ func (g *Gateway) history(ctx context.Context, tenant string, q historyQuery) (h
 	for i := len(found) - 1; i >= 0 && len(page.Items) < q.limit; i-- {
 		frame, err := found[i].frame(nativeFrames)
 		if err != nil {
-			g.log.Warn().Err(err).Uint64("seq", found[i].at.seq).Msg("unreadable event left out of a history")
+			g.log.Warn().Err(err).Str("tenant_id", tenant).Uint64("seq", found[i].at.seq).Msg("unreadable event left out of a history")
 			continue
 		}
 		page.Items = append(page.Items, frame.data)
