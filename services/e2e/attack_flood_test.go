@@ -168,7 +168,10 @@ func TestAttackFlood(t *testing.T) {
 	size := scaleOf()
 	s := newStack(t, options{
 		args: []string{"--gateways", "1", "--presence", "1", "--lease", "1", "--tenant", acme, "--tenant", globex},
-		env:  []string{"ROLLCALL_GATEWAY_HANDSHAKE_TIMEOUT=" + size.handshakeTimeout.String(), "ROLLCALL_LOG_LEVEL=info"},
+		env: []string{
+			"ROLLCALL_GATEWAY_HANDSHAKE_TIMEOUT=" + size.handshakeTimeout.String(), "ROLLCALL_LOG_LEVEL=info",
+			"ROLLCALL_GATEWAY_MAX_HANDSHAKES=2000", // fewer than the full size has
+		},
 	})
 	g := s.Gateways[0]
 	p := s.pulse(t, g)

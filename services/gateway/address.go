@@ -11,6 +11,9 @@ import (
 // caller is who makes a request, as far as the network tells.
 type caller struct {
 	addr netip.Addr
+	// host is by what the limits per address count it: the address or, of IPv6, its
+	// network. It is invalid for this machine, which they exempt.
+	host netip.Addr
 	// secure says that the peer speaks TLS, with us or with a proxy that we trust.
 	secure bool
 }
@@ -25,7 +28,40 @@ type proxies []netip.Prefix
 // that writes one of the three headers lets the others through as the peer sent them,
 // so whoever they name must be the same: where they differ, or where what counts cannot
 // be read, it is the proxy itself that asks.
+//
+// This machine is under no limit per address where it asks for itself. What carries a
+// header of proxies is somebody else's, whatever the header says: who could spoil it
+// would be under no limit behind a proxy on this machine.
 func (p proxies) caller(r *http.Request) caller {
+	c := p.asker(r)
+	if !c.addr.IsLoopback() || isForwarded(r) {
+		c.host = hostOf(c.addr)
+	}
+	return c
+}
+
+// isForwarded reports whether a request carries a header that proxies write, trusted
+// ones or not.
+func isForwarded(r *http.Request) bool {
+	return slices.ContainsFunc([]string{"Forwarded", "X-Forwarded-For", "X-Real-Ip", "X-Forwarded-Proto"}, func(name string) bool {
+		return len(r.Header.Values(name)) > 0
+	})
+}
+
+// v6Host is how much of an IPv6 address is one host's: it picks the rest itself.
+const v6Host = 64
+
+// hostOf is an address as the limits count it.
+func hostOf(addr netip.Addr) netip.Addr {
+	if !addr.Is6() || addr.IsLoopback() {
+		return addr
+	}
+	network, _ := addr.Prefix(v6Host) // an IPv6 address has that many bits
+	return network.Addr()
+}
+
+// asker is caller without what limits count it by.
+func (p proxies) asker(r *http.Request) caller {
 	remote := remoteAddr(r)
 	c := caller{addr: remote, secure: r.TLS != nil}
 	if !p.trusts(remote) {

@@ -100,6 +100,47 @@ func TestWhoAsks(t *testing.T) {
 	}
 }
 
+// TestWhoIsUnderNoLimit holds that loopback is exempt of limits per address only where
+// nothing says that somebody else is behind it.
+func TestWhoIsUnderNoLimit(t *testing.T) {
+	t.Parallel()
+	trusted, err := readProxies([]string{"127.0.0.1", "::1", "10.0.0.1"})
+	require.NoError(t, err)
+	const exempt, forwarded, xff, realIP = "invalid IP", "Forwarded", "X-Forwarded-For", "X-Real-Ip"
+	for name, test := range map[string]struct {
+		proxies proxies
+		remote  string
+		header  http.Header
+		want    string // by which the limits count it
+	}{
+		"this machine":            {trusted, "127.0.0.1:99", nil, exempt},
+		"this machine, v6":        {trusted, "[::1]:99", nil, exempt},
+		"this machine, mapped":    {trusted, "[::ffff:127.0.0.1]:99", nil, exempt},
+		"nobody is trusted":       {nil, "127.0.0.1:99", nil, exempt},
+		"a name behind it":        {trusted, "127.0.0.1:99", http.Header{xff: {"203.0.113.9"}}, "203.0.113.9"},
+		"a network behind it":     {trusted, "127.0.0.1:99", http.Header{xff: {"2001:db8::1"}}, "2001:db8::"},
+		"they differ":             {trusted, "127.0.0.1:99", http.Header{xff: {"203.0.113.9"}, realIP: {"6.6.6.6"}}, "127.0.0.1"},
+		"they differ, v6":         {trusted, "[::1]:99", http.Header{xff: {"203.0.113.9"}, forwarded: {"for=6.6.6.6"}}, "::1"},
+		"not readable":            {trusted, "127.0.0.1:99", http.Header{xff: {"203.0.113.9, unknown"}}, "127.0.0.1"},
+		"forwarded, not readable": {trusted, "127.0.0.1:99", http.Header{forwarded: {`for="`}, xff: {"203.0.113.9"}}, "127.0.0.1"},
+		"forwarded, hidden":       {trusted, "127.0.0.1:99", http.Header{forwarded: {"for=_hidden"}}, "127.0.0.1"},
+		"empty":                   {trusted, "127.0.0.1:99", http.Header{xff: {""}}, "127.0.0.1"},
+		"loopback, it says":       {trusted, "127.0.0.1:99", http.Header{xff: {"127.0.0.1"}}, "127.0.0.1"},
+		"another loopback":        {trusted, "127.0.0.1:99", http.Header{xff: {"127.0.0.9"}}, "127.0.0.9"},
+		"loopback from afar":      {trusted, "10.0.0.1:99", http.Header{xff: {"127.0.0.1"}}, "10.0.0.1"},
+		"only the scheme":         {trusted, "127.0.0.1:99", http.Header{"X-Forwarded-Proto": {"https"}}, "127.0.0.1"},
+		"a proxy nobody trusts":   {nil, "127.0.0.1:99", http.Header{xff: {"203.0.113.9"}}, "127.0.0.1"},
+		"a stranger":              {trusted, "203.0.113.9:99", http.Header{xff: {"127.0.0.1"}}, "203.0.113.9"},
+	} {
+		r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "http://x/", nil)
+		r.RemoteAddr = test.remote
+		if test.header != nil {
+			r.Header = test.header
+		}
+		require.Equal(t, test.want, test.proxies.caller(r).host.String(), name)
+	}
+}
+
 func TestWhoSpeaksTLS(t *testing.T) {
 	t.Parallel()
 	trusted, err := readProxies([]string{"10.0.0.0/8"})

@@ -92,26 +92,19 @@ func newUpgrades(perSecond int) *upgrades {
 	return &upgrades{perSecond: perSecond, seen: map[netip.Addr]*rate.Limiter{}}
 }
 
-// v6Host is how much of an IPv6 address is one host's: it picks the rest itself.
-const v6Host = 64
-
-// allow reports whether an address may open another socket now, and else when it
-// may. Loopback always may: everything behind a local proxy looks like it.
-func (u *upgrades) allow(addr netip.Addr, now time.Time) (ok bool, wait time.Duration) {
-	if addr.IsLoopback() {
+// allow reports whether a host may open another socket now, and else when it may. One
+// that is exempt always may.
+func (u *upgrades) allow(host netip.Addr, now time.Time) (ok bool, wait time.Duration) {
+	if !host.IsValid() {
 		return true, 0
-	}
-	if addr.Is6() {
-		network, _ := addr.Prefix(v6Host) // an IPv6 address has that many bits
-		addr = network.Addr()
 	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	limiter := u.seen[addr]
+	limiter := u.seen[host]
 	if limiter == nil {
 		u.forget(now)
 		limiter = rate.NewLimiter(rate.Limit(u.perSecond), u.perSecond)
-		u.seen[addr] = limiter
+		u.seen[host] = limiter
 	}
 	if limiter.AllowN(now, 1) {
 		return true, 0

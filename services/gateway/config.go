@@ -57,7 +57,9 @@ type Config struct {
 	HandshakeFrames int
 	HandshakeBytes  int
 	MaxHandshakes   int
-	MaxHalfOpen     int
+	// AddressHandshakes is how many of them one address may have.
+	AddressHandshakes int
+	MaxHalfOpen       int
 
 	// shown are the effective settings without secrets, recent the warnings that were
 	// logged lately. Both are for reports.
@@ -144,10 +146,11 @@ func (c *Config) limits(s *daemon.Settings) {
 		{&c.RequestRate, "gateway-request-rate", 200, "requests per second of one socket"},
 		{&c.RequestBurst, "gateway-request-burst", 400, "requests of one socket at once"},
 		{&c.BeaconRate, "gateway-beacon-rate", 2, "beacons per second of one socket"},
-		{&c.UpgradeRate, "gateway-upgrade-rate", 20, "new sockets per second of one address, loopback exempt"},
+		{&c.UpgradeRate, "gateway-upgrade-rate", 20, "new sockets per second of one address; loopback is exempt unless a header speaks of a proxy"},
 		{&c.HandshakeFrames, "gateway-handshake-frames", machine.DefaultFrames, "frames of a peer before it is authenticated"},
 		{&c.HandshakeBytes, "gateway-handshake-bytes", machine.DefaultBytes, "bytes of those frames"},
-		{&c.MaxHandshakes, "gateway-max-handshakes", 2000, "sockets whose peer is not authenticated yet; who comes beyond is closed with 1013"},
+		{&c.MaxHandshakes, "gateway-max-handshakes", 8000, "sockets whose peer is not authenticated yet; who comes beyond is closed with 1013"},
+		{&c.AddressHandshakes, "gateway-max-handshakes-per-address", 100, "those of one address, beyond which it gets 429; exempt as for gateway-upgrade-rate"},
 		{&c.MaxHalfOpen, "gateway-max-half-open", 4000, "connections that have not sent a whole request yet; beyond, the oldest is cut"},
 	} {
 		s.Int(n.p, n.name, n.def, n.usage)

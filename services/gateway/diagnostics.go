@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"regexp"
 	"runtime"
@@ -95,13 +96,14 @@ func (g *Gateway) diagnostics(ctx context.Context, tenant string) diagnosticsDoc
 	var memory runtime.MemStats
 	runtime.ReadMemStats(&memory)
 	doc := diagnosticsDoc{
-		GeneratedAt: time.Now().UTC(), Build: build(), Settings: g.cfg.shown, Status: g.status(ctx, tenant),
+		GeneratedAt: time.Now().UTC(), Build: build(), Status: g.status(ctx, tenant),
 		Process: processFacts{
 			Goroutines: runtime.NumGoroutine(), CPUs: runtime.GOMAXPROCS(0),
 			HeapBytes: memory.HeapAlloc, SystemBytes: memory.Sys, Collections: memory.NumGC,
 		},
-		Log: g.logFor(tenant),
 	}
+	others := g.view.otherTenants(tenant)
+	doc.Settings, doc.Log = settingsFor(g.cfg.shown, tenant, others), logFor(g.cfg.recent, tenant, others)
 	g.checkHealth()
 	if err := g.health.Ready(); err != nil {
 		doc.Failing = err.Error()
@@ -140,10 +142,21 @@ func (g *Gateway) streamFacts(ctx context.Context, name string) streamFacts {
 	}
 }
 
+// settingsFor are the settings for a tenant. One whose value names another keeps it to
+// itself: an origin, a file.
+func settingsFor(shown map[string]string, tenant string, others map[string]bool) map[string]string {
+	out := maps.Clone(shown)
+	for name, value := range out {
+		if namesOther([]byte(value), tenant, others) {
+			out[name] = "[withheld]"
+		}
+	}
+	return out
+}
+
 // logFor are the recent log lines for a tenant: those that name no other.
-func (g *Gateway) logFor(tenant string) logFacts {
-	lines, dropped := g.cfg.recent.read()
-	others := g.view.otherTenants(tenant)
+func logFor(recent *recentLog, tenant string, others map[string]bool) logFacts {
+	lines, dropped := recent.read()
 	out := logFacts{Lines: []json.RawMessage{}, Dropped: dropped}
 	for _, line := range lines {
 		if line = bytes.TrimSpace(line); !json.Valid(line) || namesOther(line, tenant, others) {
@@ -169,16 +182,22 @@ func (v *view) otherTenants(tenant string) map[string]bool {
 	return out
 }
 
-// tenantNamed finds the tenant that a field or a subject names.
-var tenantNamed = regexp.MustCompile(`(?:"tenant(?:_id)?":"|\btenant\.)([A-Za-z0-9_-]+)`)
+// tenantNamed are the places where a line names a tenant: a field of that name, a
+// subject, a key, whatever it is of, and a key that an error quotes.
+var tenantNamed = []*regexp.Regexp{ //nolint:gochecknoglobals // compiled once
+	regexp.MustCompile(`(?:"tenant(?:_id)?":"|\btenant\.|"key":")([A-Za-z0-9_-]+)`),
+	regexp.MustCompile(`"([A-Za-z0-9_-]+)\.(?:agent|instance|presence|lease|_closed|_moderator)\b`),
+}
 
-// namesOther reports whether a line names another tenant: in a field of that name, in
-// a subject, or any that is known in any word. A tenant that is called like an
-// ordinary word withholds more than it needs to.
+// namesOther reports whether a line names another tenant: where lines name tenants, or
+// one that is known in any word. A tenant that is called like an ordinary word
+// withholds more than it needs to, and so does one that a line cannot be told from.
 func namesOther(line []byte, tenant string, others map[string]bool) bool {
-	for _, named := range tenantNamed.FindAllSubmatch(line, -1) {
-		if name := string(named[1]); name != tenant && name != subjects.SystemTenant {
-			return true
+	for _, place := range tenantNamed {
+		for _, named := range place.FindAllSubmatch(line, -1) {
+			if name := string(named[1]); name != tenant && name != subjects.SystemTenant {
+				return true
+			}
 		}
 	}
 	return slices.ContainsFunc(bytes.FieldsFunc(line, betweenWords), func(word []byte) bool { return others[string(word)] })

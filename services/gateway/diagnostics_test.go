@@ -14,7 +14,9 @@ import (
 	"github.com/rs/zerolog"
 	"github.com/stretchr/testify/require"
 
+	"rollcall/shared/bus"
 	"rollcall/shared/daemon"
+	"rollcall/subjects"
 )
 
 // planted are secrets of every kind that there is, by what they are in.
@@ -112,13 +114,66 @@ func TestDiagnosticsNameNoOtherTenant(t *testing.T) {
 	others := map[string]bool{"globex": true}
 	for _, own := range []string{
 		`{"tenant_id":"acme","message":"x"}`, `{"subject":"tenant.acme.agent.a"}`, `{"message":"the tenant has as many"}`, `{"subject":"tenant.system.audit"}`,
+		`{"key":"acme.agent.a"}`, `{"key":"system.account"}`, `{"error":"row \"acme.agent.a\": gone"}`,
 	} {
 		require.False(t, namesOther(line(own), "acme", others), own)
 	}
 	for _, other := range []string{
 		`{"tenant_id":"globex"}`, `{"tenant":"unheard-of"}`, `{"error":"row \"globex.agent.a\": gone"}`, `{"subject":"tenant.unheard-of.agent.a"}`,
+		`{"key":"unheard-of.presence"}`, `{"key":"unheard-of"}`, `{"error":"row \"unheard-of.instance.a\": gone"}`,
 	} {
 		require.True(t, namesOther(line(other), "acme", others), other)
+	}
+}
+
+// TestDiagnosticsOfOneTenant holds that what goes wrong for one tenant is shown to that
+// one alone, wherever the gateway meets it.
+func TestDiagnosticsOfOneTenant(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	g := w.gateway(t, func(c *Config) {
+		c.shown = map[string]string{"allowed-origin": "https://ui.globex.example", "listen": "127.0.0.1:0"}
+	})
+	put := func(bucket, key, value string) {
+		kv, err := w.bus.JS().KeyValue(t.Context(), bucket)
+		require.NoError(t, err)
+		_, err = kv.Put(t.Context(), key, []byte(value))
+		require.NoError(t, err)
+	}
+	// Of these tenants nothing is known but what is wrong; globex has an agent, too.
+	require.NoError(t, w.presence(t).status(t.Context(), "globex", "secret-agent", subjects.StatusOnline, subjects.StatusOffline))
+	put(subjects.BucketSettings, "globex.presence", `{"max_connections":-1}`)
+	put(subjects.BucketSettings, "initech.presence", `{`)
+	put(subjects.BucketPresence, "umbrella.agent.secret-two", `{`)
+	put(subjects.BucketPresence, "hooli.what.secret-three", `{}`)
+	put(subjects.BucketGateways, "vandelay.x", `{}`)
+	listener := g.connect(t, grant{tenant: "globex", scopes: []string{"operator.read"}})
+	listener.ok("events.subscribe", map[string]any{"types": []string{"*"}}, nil)
+	_, err := w.bus.Publish(t.Context(), bus.Message{Subject: "tenant.globex.event.task.secret-four", ID: subjects.NewID(), Data: []byte(`{"secret-five":1}`)})
+	require.NoError(t, err)
+
+	read := func(tenant string) string {
+		status, _ := g.get(t, "/diagnostics", "")
+		require.Equal(t, http.StatusUnauthorized, status)
+		answer, text := call(t, fresh(), http.MethodGet, g.url("/diagnostics"), "", http.Header{
+			"Authorization": {"Bearer " + w.token(t, grant{tenant: tenant, scopes: []string{"operator.read"}})},
+		})
+		require.Equal(t, http.StatusOK, answer.status)
+		return text
+	}
+	var own string
+	within(t, func() bool {
+		own = read("globex")
+		return strings.Contains(own, `"globex.presence"`) && strings.Contains(own, "event kept out of delivery") && strings.Contains(g.log.String(), "vandelay.x")
+	})
+	foreign := read("acme")
+	require.Contains(t, foreign, "127.0.0.1:0")
+	for _, text := range []string{"globex", "initech", "umbrella", "hooli", "vandelay", "secret", "not well-formed"} {
+		require.NotContains(t, foreign, text)
+	}
+	require.Equal(t, 6, decodeInto[diagnosticsDoc](t, []byte(foreign)).Log.Withheld)
+	for _, text := range []string{"initech", "umbrella", "hooli", "vandelay", "secret-two", "secret-three"} {
+		require.NotContains(t, own, text)
 	}
 }
 

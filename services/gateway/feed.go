@@ -47,7 +47,7 @@ type refusal struct {
 
 func newFeed(tenant string, v *view, log zerolog.Logger, m *metrics, refused func(refusal), p past) *feed {
 	return &feed{
-		tenant: tenant, view: v, log: log, metrics: m, refused: refused, past: p,
+		tenant: tenant, view: v, log: log.With().Str("tenant_id", tenant).Logger(), metrics: m, refused: refused, past: p,
 		all: map[*subscriber]struct{}{}, byAgent: map[string]map[*subscriber]struct{}{}, listeners: map[*subscriber]struct{}{},
 	}
 }

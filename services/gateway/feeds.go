@@ -211,7 +211,7 @@ func (g *Gateway) report(ctx context.Context) error {
 			return nil
 		case r := <-g.feeds.rejected:
 			if err := g.reportRejected(ctx, r); err != nil && ctx.Err() == nil {
-				g.log.Warn().Err(err).Uint64("seq", r.seq).Msg("rejected event not reported")
+				g.log.Warn().Err(err).Str("tenant_id", r.tenant).Uint64("seq", r.seq).Msg("rejected event not reported")
 			}
 		}
 	}

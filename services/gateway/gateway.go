@@ -114,7 +114,7 @@ func New(ctx context.Context, cfg Config, log zerolog.Logger) (*Gateway, error) 
 		trust: newTrust(cfg), trusted: synced{c: make(chan struct{})}, listener: listener, health: daemon.NewHealth(),
 		admission: newAdmission(cfg.MaxConnections), upgrades: newUpgrades(cfg.UpgradeRate), roster: newRoster(),
 		readmissions: make(chan []*socket, 1), sampler: newSampler(), streams: newStreams(cfg.MaxConnections),
-		handshakes: &handshakes{most: cfg.MaxHandshakes},
+		handshakes: newHandshakes(cfg.MaxHandshakes, cfg.AddressHandshakes),
 		dialects:   dialects(), origins: from, proxies: trusted, tls: secure,
 		historians: make(chan struct{}, pastReaders), pastEvents: pastEvents,
 	}
@@ -317,7 +317,7 @@ func (g *Gateway) applySetting(u bus.Update) {
 		}
 	}
 	if err != nil {
-		g.log.Error().Err(err).Str("key", u.Key).Uint64("revision", u.Revision).Msg("setting refused; the last good one stays")
+		g.log.Error().Err(err).Str("tenant_id", tenant).Str("key", u.Key).Uint64("revision", u.Revision).Msg("setting refused; the last good one stays")
 		return
 	}
 	g.admission.setLimit(tenant, settings.MaxConnections)

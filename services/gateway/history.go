@@ -157,7 +157,7 @@ func (g *Gateway) history(ctx context.Context, tenant string, q historyQuery) (h
 	for _, e := range slices.Backward(found) {
 		frame, err := e.frame(nativeFrames)
 		if err != nil {
-			g.log.Warn().Err(err).Uint64("seq", e.at.seq).Msg("unreadable event left out of a history")
+			g.log.Warn().Err(err).Str("tenant_id", tenant).Uint64("seq", e.at.seq).Msg("unreadable event left out of a history")
 			continue
 		}
 		page.Items = append(page.Items, frame.data)

@@ -77,8 +77,9 @@ func (g *Gateway) checkHealth() {
 // upgrade turns a request into a socket. What is wrong with the token is told
 // by a close code, so that browsers, which hide HTTP answers, can read it.
 func (g *Gateway) upgrade(life context.Context, w http.ResponseWriter, r *http.Request) {
-	addr := g.caller(r).addr
-	if ok, wait := g.upgrades.allow(addr, time.Now()); !ok {
+	from := g.caller(r)
+	addr := from.addr
+	if ok, wait := g.upgrades.allow(from.host, time.Now()); !ok {
 		g.hit(limitUpgrades)
 		g.writeError(w, tooManyUpgrades(wait))
 		return
@@ -96,17 +97,23 @@ func (g *Gateway) upgrade(life context.Context, w http.ResponseWriter, r *http.R
 	if g.refuseOrigin(w, r) {
 		return
 	}
-	place := g.handshakes.take()
-	if place != welcomed {
+	held := g.handshakes.take(from.host)
+	defer func() { g.handshakes.give(held) }()
+	switch held.verdict {
+	case welcomed:
+	case busy:
 		g.hit(limitHandshakes)
-	}
-	if place == overrun {
+	case overrun:
+		g.hit(limitHandshakes)
 		g.writeError(w, unavailable())
 		return
+	case crowded:
+		g.hit(limitAddressHandshakes)
+		g.writeError(w, tooManyHandshakes())
+		return
 	}
-	defer func() { g.handshakes.give(place) }()
-	held := &corkable{ResponseWriter: w}
-	conn, err := websocket.Accept(held, r, &websocket.AcceptOptions{
+	wire := &corkable{ResponseWriter: w}
+	conn, err := websocket.Accept(wire, r, &websocket.AcceptOptions{
 		Subprotocols:       []string{spoken.name},
 		InsecureSkipVerify: true, // findToken and refuseOrigin look at the origin
 		CompressionMode:    websocket.CompressionDisabled,
@@ -115,12 +122,12 @@ func (g *Gateway) upgrade(life context.Context, w http.ResponseWriter, r *http.R
 		g.log.Debug().Err(err).Str("ip", addr.String()).Msg("upgrade refused")
 		return
 	}
-	if place == busy {
+	if held.verdict == busy {
 		g.sendAway(conn)
 		return
 	}
-	s := g.newSocket(spoken, conn, held.conn, addr, g.findToken(r, offered, spoken.tokenEntry))
-	s.handshaking, place = true, overrun // the socket gives it back
+	s := g.newSocket(spoken, conn, wire.conn, addr, g.findToken(r, offered, spoken.tokenEntry))
+	s.place, held = held, place{} // the socket gives it back
 	s.enter(life)
 }
 

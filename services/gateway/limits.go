@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
+	"net/netip"
 	"strconv"
 	"sync"
 	"time"
@@ -17,79 +18,111 @@ import (
 
 // Names of limits, as the metric has them.
 const (
-	limitUpgrades    = "upgrade_rate"
-	limitHandshakes  = "handshakes"
-	limitHandshake   = "handshake_size"
-	limitHalfOpen    = "half_open"
-	limitConnections = "tenant_connections"
-	limitStreams     = "tenant_streams"
-	limitRequests    = "request_rate"
-	limitBeacons     = "beacon_rate"
-	limitFrame       = "frame_size"
-	limitQueue       = "send_queue"
+	limitUpgrades          = "upgrade_rate"
+	limitHandshakes        = "handshakes"
+	limitAddressHandshakes = "address_handshakes"
+	limitHandshake         = "handshake_size"
+	limitHalfOpen          = "half_open"
+	limitConnections       = "tenant_connections"
+	limitStreams           = "tenant_streams"
+	limitRequests          = "request_rate"
+	limitBeacons           = "beacon_rate"
+	limitFrame             = "frame_size"
+	limitQueue             = "send_queue"
 )
 
 // limits are the names.
 func limits() []string {
 	return []string{
-		limitUpgrades, limitHandshakes, limitHandshake, limitHalfOpen, limitConnections, limitStreams, limitRequests, limitBeacons,
-		limitFrame, limitQueue,
+		limitUpgrades, limitHandshakes, limitAddressHandshakes, limitHandshake, limitHalfOpen, limitConnections, limitStreams, limitRequests,
+		limitBeacons, limitFrame, limitQueue,
 	}
 }
 
 // maxBusyHint spreads the return of peers that found no place for their handshake.
 const maxBusyHint = 2 * time.Second
 
-// handshakes bounds the sockets whose peer is not authenticated yet: they cost a
-// goroutine and a place in memory each, and nobody vouches for them.
+// handshakes bounds the sockets whose peer is not authenticated yet: they cost
+// goroutines and a place in memory each, and nobody vouches for them. No address may
+// have more than its share, so that it takes a crowd of them to keep others out.
 type handshakes struct {
-	most int
+	most, perHost int
 
 	mu sync.Mutex
-	// open are those under way, refused those that are just being told to come again.
+	// open are those under way, refused those that are just being told to come again,
+	// hosts how many of both a host has. It has a host for each of them at most.
 	open, refused int
+	hosts         map[netip.Addr]int
+}
+
+func newHandshakes(most, perHost int) *handshakes {
+	return &handshakes{most: most, perHost: perHost, hosts: map[netip.Addr]int{}}
 }
 
 // verdict is what happens to a socket that asks for a handshake.
 type verdict int
 
 const (
-	// welcomed lets it begin.
-	welcomed verdict = iota
+	// overrun turns the request away before it is a socket.
+	overrun verdict = iota
+	// crowded likewise, because of how many its address has.
+	crowded
 	// busy accepts the socket and closes it with a hint.
 	busy
-	// overrun turns the request away before it is a socket.
-	overrun
+	// welcomed lets it begin.
+	welcomed
 )
+
+// place is what a socket has among the handshakes.
+type place struct {
+	verdict verdict
+	// host is whose it is, invalid for one that limits per address exempt.
+	host netip.Addr
+}
 
 // take gives a handshake a place. Beyond the bound a socket is told to come again in a
 // way that browsers can read; but as many who are just being told are a burden too,
-// and who comes then is told in the cheapest way.
-func (h *handshakes) take() verdict {
+// and who comes then is told in the cheapest way. So is an address beyond its share.
+func (h *handshakes) take(host netip.Addr) place {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	p := place{welcomed, host}
 	switch {
+	case h.hosts[host] >= h.perHost:
+		p.verdict = crowded
+		return p
 	case h.open < h.most:
 		h.open++
-		return welcomed
 	case h.refused < h.most:
+		p.verdict = busy
 		h.refused++
-		return busy
 	default:
-		return overrun
+		p.verdict = overrun
+		return p
 	}
+	if host.IsValid() {
+		h.hosts[host]++
+	}
+	return p
 }
 
 // give returns what take gave.
-func (h *handshakes) give(v verdict) {
+func (h *handshakes) give(p place) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	switch v {
+	switch p.verdict {
 	case welcomed:
 		h.open--
 	case busy:
 		h.refused--
-	case overrun:
+	case crowded, overrun:
+		return
+	}
+	if !p.host.IsValid() {
+		return
+	}
+	if h.hosts[p.host]--; h.hosts[p.host] == 0 {
+		delete(h.hosts, p.host)
 	}
 }
 
@@ -109,10 +142,8 @@ func (h *handshakes) gauge() prometheus.Collector {
 
 // settled gives back the place of a handshake that is over. Only the reader calls it.
 func (s *socket) settled() {
-	if s.handshaking {
-		s.handshaking = false
-		s.gateway.handshakes.give(welcomed)
-	}
+	s.gateway.handshakes.give(s.place)
+	s.place = place{}
 }
 
 // sendAway closes a socket for whose handshake there is no place.
@@ -130,6 +161,15 @@ func tooManyUpgrades(wait time.Duration) *subjects.Problem {
 	return &subjects.Problem{
 		Code: subjects.CodeRateLimited, Message: "too many connections from this address",
 		Details: map[string]any{"retry_after_ms": wait.Milliseconds() + 1},
+	}
+}
+
+// tooManyHandshakes refuses an address that has its share of handshakes.
+func tooManyHandshakes() *subjects.Problem {
+	hint := rand.N(maxBusyHint) //nolint:gosec // spreads retries, guards nothing
+	return &subjects.Problem{
+		Code: subjects.CodeRateLimited, Message: "too many connections of this address are not authenticated yet",
+		Details: map[string]any{"retry_after_ms": hint.Milliseconds() + 1},
 	}
 }
 

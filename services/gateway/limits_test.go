@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
 	"regexp"
 	"strings"
 	"testing"
@@ -41,6 +42,30 @@ func TestUpgradesPerAddress(t *testing.T) {
 		handshake(newTestDevice(t), "client")
 }
 
+// TestUpgradesBehindALocalProxy holds that nobody escapes the limit by headers that
+// make a proxy on this machine seem to ask for itself.
+func TestUpgradesBehindALocalProxy(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	for name, spoiled := range map[string]http.Header{
+		"they differ":       {"X-Forwarded-For": {"203.0.113.9"}, "X-Real-Ip": {"6.6.6.6"}},
+		"not readable":      {"Forwarded": {`for="`}, "X-Forwarded-For": {"203.0.113.9"}},
+		"the scheme's name": {"X-Forwarded-Proto": {"https"}},
+	} {
+		g := w.gateway(t, func(c *Config) { c.TrustedProxies, c.UpgradeRate = []string{"127.0.0.1"}, 1 })
+		within(t, func() bool {
+			answer, text := call(t, fresh(), http.MethodGet, g.url("/ws"), "", spoiled)
+			return answer.status == http.StatusTooManyRequests && strings.Contains(text, `"code":"rate_limited"`)
+		})
+		require.GreaterOrEqual(t, g.hits(limitUpgrades), 1.0, name)
+		before := g.hits(limitUpgrades)
+		for range 5 { // without a header it is this machine that asks
+			g.connect(t, grant{}).ok("ping", map[string]any{}, nil)
+		}
+		require.Equal(t, before, g.hits(limitUpgrades), name)
+	}
+}
+
 func TestHandshakesAtOnce(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -64,20 +89,78 @@ func TestHandshakesAtOnce(t *testing.T) {
 	within(t, func() bool { return g.handshakes.count() == 0 && g.admission.count() == 2 })
 }
 
-// TestHandshakesOverrun holds that those who are being sent away are bounded, too.
+// TestHandshakesOfOneAddress holds that one address leaves room for others: it takes
+// its share of handshakes, however long they last.
+func TestHandshakesOfOneAddress(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	g := w.gateway(t, func(c *Config) {
+		c.TrustedProxies, c.MaxHandshakes, c.AddressHandshakes, c.UpgradeRate = []string{"127.0.0.1"}, 4, 2, 1000
+	})
+	token := w.token(t, grant{})
+	from := func(address string) *testClient {
+		return g.dialWith(t, http.Header{"Authorization": {"Bearer " + token}, "X-Forwarded-For": {address}}, subprotocol)
+	}
+	first, second := from("203.0.113.9"), from("203.0.113.9")
+	within(t, func() bool { return g.handshakes.count() == 2 })
+
+	answer, text := call(t, fresh(), http.MethodGet, g.url("/ws"), "", http.Header{
+		"X-Forwarded-For": {"203.0.113.9"}, "Sec-Websocket-Protocol": {subprotocol},
+	})
+	require.Equal(t, http.StatusTooManyRequests, answer.status, text)
+	require.Contains(t, []string{"1", "2"}, answer.header.Get("Retry-After"))
+	require.Contains(t, text, `"code":"rate_limited"`)
+	require.Contains(t, text, `"retry_after_ms":`)
+	require.Equal(t, 1.0, g.hits(limitAddressHandshakes))
+	require.Zero(t, g.hits(limitHandshakes))
+
+	// Others have room, and so has this one once one is through or gone.
+	from("203.0.113.10").handshake(newTestDevice(t), "client")
+	first.handshake(newTestDevice(t), "client")
+	within(t, func() bool { return g.handshakes.count() == 1 })
+	from("203.0.113.9").handshake(newTestDevice(t), "client")
+	second.leave()
+	within(t, func() bool { return g.handshakes.count() == 0 && g.admission.count() == 3 })
+	require.Empty(t, g.handshakes.hosts, "who has none is forgotten")
+
+	// This machine itself is held by the bound on all alone.
+	for range 3 {
+		g.dial(t, token)
+	}
+	within(t, func() bool { return g.handshakes.count() == 3 })
+	require.Equal(t, 1.0, g.hits(limitAddressHandshakes))
+}
+
+// TestHandshakesOverrun holds that those who are being sent away are bounded, too, and
+// count for their address.
 func TestHandshakesOverrun(t *testing.T) {
 	t.Parallel()
-	h := &handshakes{most: 2}
-	for _, want := range []verdict{welcomed, welcomed, busy, busy, overrun, overrun} {
-		require.Equal(t, want, h.take())
+	exempt, a, b := netip.Addr{}, netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")
+	h := newHandshakes(2, 3)
+	take := func(host netip.Addr, want verdict) place {
+		p := h.take(host)
+		require.Equal(t, place{want, host}, p)
+		return p
 	}
-	h.give(overrun)
-	require.Equal(t, overrun, h.take())
-	h.give(busy)
-	require.Equal(t, busy, h.take())
-	h.give(welcomed)
-	require.Equal(t, welcomed, h.take())
+	in, _, refused, _ := take(a, welcomed), take(exempt, welcomed), take(a, busy), take(exempt, busy)
+	h.give(take(b, overrun))
+	take(b, overrun)
+	h.give(refused)
+	take(b, busy)
+	h.give(in)
+	again := take(a, welcomed)
 	require.Equal(t, 2, h.count())
+
+	h.most = 10
+	for range 2 {
+		take(a, welcomed)
+	}
+	h.give(take(a, crowded))
+	take(a, crowded)
+	h.give(again)
+	take(a, welcomed)
+	take(b, welcomed)
+	require.Equal(t, map[netip.Addr]int{a: 3, b: 2}, h.hosts)
 }
 
 func TestRefusalsByLimitAreCounted(t *testing.T) {

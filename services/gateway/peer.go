@@ -218,7 +218,7 @@ func (g *Gateway) answerOrphans(ctx context.Context) error {
 		case o := <-g.edge.orphans:
 			err := g.answerAsker(ctx, o.tenant, o.requestID, o.to, peerResponse{Error: peerUnavailable()})
 			if err != nil && ctx.Err() == nil {
-				g.log.Warn().Err(err).Msg("an asker is left to its deadline")
+				g.log.Warn().Err(err).Str("tenant_id", o.tenant).Msg("an asker is left to its deadline")
 			}
 		}
 	}

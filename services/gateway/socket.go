@@ -87,8 +87,8 @@ type socket struct {
 	requests  *rate.Limiter
 	beacons   *rate.Limiter
 	badFrames int
-	// handshaking is set while the socket has a place among the handshakes.
-	handshaking bool
+	// place is the socket's among the handshakes, until its peer is authenticated.
+	place place
 }
 
 // opened names a connection for goroutines other than the reader.
@@ -393,7 +393,7 @@ func (s *socket) eventAt(eventType string, payload any, cursor string) {
 	scope := subjects.Scope{Kind: subjects.ScopeSession, ID: opened.connection}
 	event, err := subjects.NewEvent(subjects.NewID(), eventType, time.Now(), scope, payload)
 	if err != nil {
-		s.gateway.log.Error().Err(err).Str("type", eventType).Msg("event not sent")
+		s.gateway.log.Error().Err(err).Str("tenant_id", opened.tenant).Str("type", eventType).Msg("event not sent")
 		return
 	}
 	s.forwardAt(event, cursor)

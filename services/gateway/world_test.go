@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
+	"io"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -107,7 +108,12 @@ func (w *world) gateway(t *testing.T, change ...func(*Config)) *gatewayRun {
 func (w *world) launch(t *testing.T, cfg Config) *gatewayRun {
 	t.Helper()
 	log := &safeBuffer{}
-	logger, err := daemon.Logger(log, "debug", "gateway")
+	out := io.Writer(log)
+	if cfg.recent == nil {
+		cfg.recent = newRecentLog(log)
+		out = cfg.recent
+	}
+	logger, err := daemon.Logger(out, "debug", "gateway")
 	require.NoError(t, err)
 	inner, err := New(t.Context(), cfg, logger)
 	require.NoError(t, err)
