@@ -141,6 +141,7 @@ func (s *Service) commit(
 	if err != nil {
 		return outcome{}, err
 	}
+	s.view.saved(t.key(), after.LeaseRow, revision)
 	if after.Book.Epoch != before.Book.Epoch {
 		s.count(before, after, now)
 	}
