@@ -82,6 +82,8 @@ type Gateway struct {
 	// began is the end of EVENTS before the view was read, so that everything up to
 	// it is part of the view.
 	began position
+	// lastHour is what the agents were.
+	lastHour lastHour
 }
 
 // New reads the key and opens the listener. Nothing is served before Run.
@@ -289,6 +291,7 @@ func (g *Gateway) follow(ctx context.Context, background *tasks, presence, gatew
 		return g.conn.Read(ctx, subjects.StreamEdge, []string{subjects.EdgeOf(g.incarnation)}, directed.Last+1, g.edge.dispatch)
 	})
 	background.run("announce again what was dropped", g.readmit)
+	background.run("count agents", g.count)
 	background.run("report rejected events", g.report)
 	background.run("look after streams", g.conn.Upkeep)
 	background.run("answer for peers that are gone", g.answerOrphans)

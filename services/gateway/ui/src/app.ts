@@ -2,7 +2,7 @@
 
 import { Fleet } from "./model/fleet.ts";
 import { Leases } from "./model/leases.ts";
-import { addSample, readSamples, sampleEvery, type Sample } from "./model/strip.ts";
+import { addSample, merge, readSamples, sampleEvery, type Counted, type Sample } from "./model/strip.ts";
 import { Tail } from "./model/tail.ts";
 import { span } from "./model/time.ts";
 import type { AgentRow, Event, InstanceRow, LeaseRow, Page, Welcome } from "./model/types.ts";
@@ -129,6 +129,7 @@ export class App {
     }
     // The statuses are to be seen first: a large inventory keeps the page busy for a moment.
     setTimeout(() => void this.#inventory(), 250);
+    setTimeout(() => void this.#lastHour(), 50);
     if (this.#wantLeases) void this.loadLeases();
     if (this.watched !== "") void this.fetchAgent(this.watched);
     this.everLive = true;
@@ -299,6 +300,18 @@ export class App {
     this.health = health;
   }
 
+  // What the gateway counted while this page was not there, or was cut off.
+  async #lastHour(): Promise<void> {
+    try {
+      const counts = await ask<{ generated_at: string; items: Counted[] }>("/presence/counts");
+      const now = Date.now();
+      this.samples = merge(this.samples, counts.items, now - Date.parse(counts.generated_at), now);
+      this.#keepSamples();
+    } catch {
+      // Then there is what this page saw; the strip says how much that is.
+    }
+  }
+
   // Rows of agents that are gone lapse on the server, and no event says so.
   async #dropLapsed(): Promise<void> {
     const asked = new Date().toISOString();
@@ -313,6 +326,10 @@ export class App {
   #sample(): void {
     if (!this.everLive) return;
     this.samples = addSample(this.samples, Date.now(), this.fleet.counts());
+    this.#keepSamples();
+  }
+
+  #keepSamples(): void {
     try {
       localStorage.setItem(this.#place(), JSON.stringify(this.samples));
     } catch {
