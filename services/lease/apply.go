@@ -117,7 +117,7 @@ func (s *Service) attempt(ctx context.Context, t task, row machine.Record, revis
 	case recalled && (t.late || t.outruns(row)):
 		return outcome{}, errRecalled
 	case t.outruns(row):
-		return outcome{}, fmt.Errorf("row %q: %w", t.key(), errBehind)
+		return outcome{}, fmt.Errorf("row %q: %w", t.key(), errOutrun)
 	case t.late:
 		return outcome{problem: tooLate()}, nil
 	}
