@@ -23,7 +23,7 @@ type inbox struct {
 	bytes int
 	// snapshots is how many of the items are snapshots.
 	snapshots int
-	seen  seen
+	seen      seen
 	// flowing and last are about the connection of the moment. Last is the cursor
 	// of the last event on it.
 	flowing bool

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -1040,4 +1041,60 @@ func TestSnapshotsFitBesideEvents(t *testing.T) {
 	eventually(t, "the snapshot", func() bool { return snapshots.Load() == 1 })
 	require.Empty(t, g.requests("presence.unsubscribe"), "there was room")
 	require.Len(t, g.requests("presence.subscribe"), 1)
+}
+
+// What the peer may take is what the asker still has when the question is asked, and
+// a little less, so that the gateway's own word on it comes in time.
+func TestAskLeavesTimeForTheAnswer(t *testing.T) {
+	t.Parallel()
+	const limit, wait = 20 * time.Second, 2 * time.Second
+	limits := make(chan float64, 2)
+	url := serve(t, func(ctx context.Context, p *peer) {
+		if !p.accept(ctx, 15_000) {
+			return
+		}
+		for _, refusal := range []string{client.CodeRateLimited, client.CodeTimeout} {
+			f, _ := p.read(ctx)
+			payload, _ := f["payload"].(map[string]any)
+			ms, _ := payload["timeout_ms"].(float64)
+			limits <- ms
+			p.refuse(ctx, f, refusal, map[string]any{"retry_after_ms": wait.Milliseconds()})
+		}
+		p.read(ctx)
+	})
+	s := open(t, client.SessionOptions{URLs: []string{url}})
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	defer cancel()
+	_, err := s.Ask(ctx, client.Question{To: client.Scope{Kind: "agent", ID: "a1"}, Type: "task.execute"}, nil)
+	var refusal *client.Error
+	require.ErrorAs(t, err, &refusal)
+	require.Equal(t, client.CodeTimeout, refusal.Code)
+	first, second := <-limits, <-limits
+	require.LessOrEqual(t, first, float64((limit - time.Second).Milliseconds()))
+	require.LessOrEqual(t, second, first-float64(wait.Milliseconds()), "the wait for its turn counts")
+}
+
+func TestAnswerThatCannotBeSaid(t *testing.T) {
+	t.Parallel()
+	answers := make(chan map[string]any, 1)
+	url := serve(t, func(ctx context.Context, p *peer) {
+		if !p.accept(ctx, 15_000) {
+			return
+		}
+		p.send(ctx, map[string]any{"request_id": "q1", "type": "task.execute", "payload": map[string]any{}})
+		answer, _ := p.read(ctx)
+		answers <- answer
+		p.read(ctx)
+	})
+	var h client.Handlers
+	client.Serve(&h, "task.execute", func(context.Context, struct{}) (any, error) { return math.NaN(), nil })
+	s := open(t, client.SessionOptions{URLs: []string{url}, Handlers: h})
+	select {
+	case answer := <-answers:
+		require.Equal(t, "internal_error", codeOf(answer), "whoever asked is not left to its deadline")
+	case <-within(t).Done():
+		require.Fail(t, "no answer")
+	}
+	_, err := s.Connected(within(t))
+	require.NoError(t, err)
 }
