@@ -106,7 +106,7 @@ func CheckChosenID(field, s string) error {
 		return err
 	}
 	if id, err := uuid.Parse(s); err == nil && [4]byte(id[4:8]) == derivedMark() {
-		return Invalid(field, "must not be one of the ids of derived events, which read ________-726f-8c6c-____-____________")
+		return Invalid(field, "must not be one of the ids of derived events, which read ________-726f-5c6c-____-____________")
 	}
 	return nil
 }
@@ -128,9 +128,9 @@ func NewID() string { return uuid.Must(uuid.NewV7()).String() }
 // sequence, or the id of the thing that ended where no single message caused
 // it (a connection of a lost gateway).
 //
-// It is a UUID of version 8, the one for private use: the UUIDv5 of these parts in
-// rollcall's namespace, with a mark that says whose it is. So the ids that others
-// derive, of version 5 as a rule, stay free.
+// It is the UUIDv5 of these parts in rollcall's namespace, with a mark in the place of
+// 28 of its bits that says whose it is. So the ids that others derive, of version 5 as
+// a rule, stay free, but for one in 268 million.
 func DeriveID(tenant, subject, cause, eventType string) string {
 	// The separator cannot occur in any of the parts.
 	name := strings.Join([]string{tenant, subject, cause, eventType}, "\x00")
@@ -140,9 +140,9 @@ func DeriveID(tenant, subject, cause, eventType string) string {
 	return id.String()
 }
 
-// derivedMark is what bytes 4 to 7 of every derived id are: the version, and the
-// letters ro and l around it. No id of another version can have it.
-func derivedMark() [4]byte { return [4]byte{'r', 'o', 0x8c, 'l'} }
+// derivedMark is what bytes 4 to 7 of every derived id are: the letters ro and l
+// around the version. No id of another version can have it.
+func derivedMark() [4]byte { return [4]byte{'r', 'o', 0x5c, 'l'} }
 
 // Cause formats a stream sequence as the cause of [DeriveID].
 func Cause(seq uint64) string { return strconv.FormatUint(seq, 10) }
