@@ -203,7 +203,7 @@ func TestUpgradeNeedsTheSubprotocol(t *testing.T) {
 	}
 	status, body := ask("/ws", "chat, "+tokenEntry+"AAAA")
 	require.Equal(t, http.StatusBadRequest, status)
-	require.Contains(t, body, "text/plain")
+	require.Contains(t, body, "application/problem+json")
 	require.Contains(t, body, "rollcall.v1 or tyrum-v1")
 	status, _ = ask("/ws/", subprotocol)
 	require.Equal(t, http.StatusNotFound, status)

@@ -53,7 +53,13 @@ func (g *Gateway) routes(life context.Context) http.Handler {
 		if r.URL.Path == "/readyz" {
 			g.checkHealth()
 		}
-		mux.ServeHTTP(w, r)
+		if _, pattern := mux.Handler(r); pattern != "" {
+			mux.ServeHTTP(w, r)
+			return
+		}
+		held := &refusable{ResponseWriter: w}
+		mux.ServeHTTP(held, r)
+		refuse(held, noRoute(held))
 	})
 }
 
@@ -91,7 +97,7 @@ func (g *Gateway) upgrade(life context.Context, w http.ResponseWriter, r *http.R
 	offered := offeredProtocols(r)
 	spoken := choose(g.dialects, offered)
 	if spoken == nil {
-		http.Error(w, "offer the WebSocket subprotocol "+names(g.dialects), http.StatusBadRequest)
+		g.writeError(w, subjects.Invalid("Sec-WebSocket-Protocol", "must offer "+names(g.dialects)))
 		return
 	}
 	if g.refuseOrigin(w, r) {
@@ -112,7 +118,8 @@ func (g *Gateway) upgrade(life context.Context, w http.ResponseWriter, r *http.R
 		g.writeError(w, tooManyHandshakes())
 		return
 	}
-	wire := &corkable{ResponseWriter: w}
+	answer := &refusable{ResponseWriter: w}
+	wire := &corkable{ResponseWriter: answer}
 	conn, err := websocket.Accept(wire, r, &websocket.AcceptOptions{
 		Subprotocols:       []string{spoken.name},
 		InsecureSkipVerify: true, // findToken and refuseOrigin look at the origin
@@ -120,6 +127,7 @@ func (g *Gateway) upgrade(life context.Context, w http.ResponseWriter, r *http.R
 	})
 	if err != nil {
 		g.log.Debug().Err(err).Str("ip", addr.String()).Msg("upgrade refused")
+		refuse(answer, noUpgrade(answer))
 		return
 	}
 	if held.verdict == busy {
@@ -330,8 +338,11 @@ type httpProblem struct {
 func (g *Gateway) writeError(w http.ResponseWriter, err error) {
 	p := problemOf(g.log, err)
 	logRefusal(g.log.Sample(g.sampler), p).Msg("request refused")
-	status := statusOf(p.Code)
 	hintRetry(w, p)
+	writeProblem(w, statusOf(p.Code), p)
+}
+
+func writeProblem(w http.ResponseWriter, status int, p *subjects.Problem) {
 	writeJSON(w, status, "application/problem+json", httpProblem{
 		Type: "about:blank", Title: http.StatusText(status), Status: status,
 		Detail: p.Message, Code: p.Code, Details: p.Details,

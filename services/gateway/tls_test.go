@@ -43,6 +43,7 @@ func TestTLS(t *testing.T) {
 	cfg := w.config(t)
 	cfg.TLSCert, cfg.TLSKey = cert, key
 	g := w.launch(t, cfg)
+	var answered http.Header // of the last answer
 	ask := func(least, most uint16) (proto, serial, cookie string, err error) {
 		client := &http.Client{Timeout: patience, Transport: &http.Transport{
 			DisableKeepAlives: true, ForceAttemptHTTP2: true,
@@ -51,6 +52,7 @@ func TestTLS(t *testing.T) {
 		r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "https://"+g.Addr()+"/auth/cookie", nil)
 		require.NoError(t, err)
 		r.Header.Set("Authorization", "Bearer "+w.token(t, grant{}))
+		r.Host = "gw.example.com"
 		answer, err := client.Do(r)
 		if err != nil {
 			return "", "", "", err
@@ -58,15 +60,38 @@ func TestTLS(t *testing.T) {
 		defer answer.Body.Close()
 		for _, c := range answer.Cookies() {
 			cookie = c.Name
+			require.True(t, c.Secure)
+			require.True(t, c.HttpOnly)
+			require.Equal(t, http.SameSiteStrictMode, c.SameSite)
 		}
+		answered = answer.Header
 		return answer.Proto, answer.TLS.PeerCertificates[0].SerialNumber.String(), cookie, nil
 	}
 	within(t, func() bool { _, _, cookie, _ := ask(0, 0); return cookie != "" })
 	proto, serial, cookie, err := ask(tls.VersionTLS12, 0)
 	require.NoError(t, err)
 	require.Equal(t, []string{"HTTP/2.0", "1", secureCookieName}, []string{proto, serial, cookie})
+	require.Equal(t, "max-age=31536000", answered.Get("Strict-Transport-Security"))
 	_, _, _, err = ask(tls.VersionTLS10, tls.VersionTLS11)
 	require.Error(t, err, "older than TLS 1.2")
+
+	// Who speaks plain HTTP is told so, and nothing else. It is cut off where it has sent
+	// more by then, such as a token, which goes nowhere.
+	token := w.token(t, grant{scopes: []string{"operator.read"}})
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, g.url("/presence"), nil)
+	require.NoError(t, err)
+	r.Header.Set("Authorization", "Bearer "+token)
+	if answer, err := fresh().Do(r); err == nil {
+		require.NoError(t, answer.Body.Close())
+		require.Equal(t, http.StatusBadRequest, answer.StatusCode)
+	}
+	for _, path := range []string{"/", "/presence", "/healthz", "/ws"} {
+		answer, text := call(t, fresh(), http.MethodGet, g.url(path), "", nil)
+		require.Equal(t, http.StatusBadRequest, answer.status, path)
+		require.Equal(t, "Client sent an HTTP request to an HTTPS server.\n", text, path)
+		require.Empty(t, answer.cookies)
+	}
+	require.NotContains(t, g.log.String(), token)
 
 	// New files count without a restart; what is no pair does not.
 	require.NoError(t, os.WriteFile(key, []byte("half"), 0o600))
