@@ -9,6 +9,7 @@ BINARIES := \
 	./services/gateway/cmd/gateway \
 	./services/presence/cmd/presence \
 	./services/lease/cmd/lease \
+	./services/presence/cmd/replay \
 	./scripts/cmd/up \
 	./scripts/cmd/token \
 	./scripts/cmd/rollcall \
@@ -23,6 +24,7 @@ GOVULNCHECK := .tools/bin/govulncheck
 
 UP_FLAGS ?= --gateways 2
 BENCH_FLAGS ?=
+REPLAY_FLAGS ?=
 TEST_FLAGS ?=
 # Per test binary; a hung test then shows every goroutine's stack.
 TEST_TIMEOUT ?= 8m
@@ -40,12 +42,12 @@ VULN_WAIT ?= 60
 # 1: an unreachable database is a failure too.
 VULN_REQUIRED ?=
 
-.PHONY: help build up test e2e attack bench fuzz lint fmt tidy tidy-check vuln standalone ui ui-check ui-test ui-bench check tools clean chaos storm mutants
+.PHONY: help build up test e2e attack bench fuzz lint fmt tidy tidy-check vuln standalone ui ui-check ui-test ui-bench check tools clean chaos storm mutants replay
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-build: ## bin/{gateway,presence,lease,up,token,rollcall,bench}
+build: ## bin/{gateway,presence,lease,replay,up,token,rollcall,bench}
 	@mkdir -p bin
 	go build -trimpath -o bin/ $(BINARIES)
 
@@ -76,6 +78,9 @@ mutants: ## builds that each break one rule on purpose; the check of the fault s
 
 bench: build ## the benchmarks (BENCH_FLAGS)
 	@exec bin/bench $(BENCH_FLAGS)
+
+replay: build ## PRESENCE made again from EVENTS and compared: after a disaster (REPLAY_FLAGS)
+	@exec bin/replay $(REPLAY_FLAGS)
 
 fuzz: ## every Fuzz function for FUZZ_TIME each
 	@set -eo pipefail; grep -rEo --include='*_test.go' '^func Fuzz[A-Za-z0-9_]+' subjects shared services scripts | sort | \

@@ -1,6 +1,9 @@
 package subjects
 
-import "time"
+import (
+	"strings"
+	"time"
+)
 
 // Stream states the facts of a JetStream stream that programs rely on. Its
 // fields match those of bus.Stream one by one, so that one converts to the
@@ -52,6 +55,10 @@ const (
 	BucketLeases   = "LEASES"
 	BucketGateways = "GATEWAYS"
 	BucketSettings = "SETTINGS"
+
+	// BucketReplay is where bin/replay puts the rows that it made again; it is
+	// there only meanwhile, unless it was asked to leave it.
+	BucketReplay = "PRESENCE_REPLAY"
 )
 
 // DefaultEventsMaxAge is how long EVENTS keeps an event unless a setting says
@@ -125,6 +132,12 @@ func Buckets() []Bucket {
 	}
 }
 
+// ScratchBucket returns the facts of [BucketReplay], which holds rows of PRESENCE and
+// takes what that takes.
+func ScratchBucket() Bucket {
+	return Bucket{Name: BucketReplay, Description: "rows of PRESENCE as EVENTS gives them", MaxValueSize: maxMessage}
+}
+
 // AllAgentConnectionsOpened is the filter of presence's registrar.
 const AllAgentConnectionsOpened = "tenant.*.agent.*.connection.opened"
 
@@ -135,6 +148,18 @@ const AllAgentInputs = "tenant.*.agent.>"
 // AllInstanceConnections is the filter for the connections of peers without an
 // agent, of all tenants.
 const AllInstanceConnections = "tenant.*.instance.*.connection.*"
+
+// AllPresence is the filter for what presence announces, AllPruned for its word that
+// an instance's row is gone.
+const (
+	AllPresence = "tenant.*.presence.>"
+	AllPruned   = "tenant.*.presence.instance.*.pruned"
+)
+
+// OfTenant narrows a filter for all tenants to one.
+func OfTenant(filter, tenant string) string {
+	return "tenant." + tenant + strings.TrimPrefix(filter, "tenant.*")
+}
 
 // AllOf is the filter for every event of a tenant.
 func AllOf(tenant string) string { return "tenant." + tenant + ".>" }

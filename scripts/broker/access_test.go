@@ -59,6 +59,7 @@ func whoWritesWhat() []written {
 		{"$KV.SETTINGS." + subjects.SettingsKey("acme", "lease"), nil},
 		{"$KV.SETTINGS." + subjects.SettingsKey("acme", "presence"), nil},
 		{"$KV.SETTINGS." + subjects.SettingsAccount, nil},
+		{"$KV.PRESENCE_REPLAY." + subjects.AgentKey("acme", "a1"), by(access.Replay)},
 		{subjects.DeliverPresence, nil},
 		{subjects.DeliverLease, nil},
 		{"tenant.acme.unheard.of", nil},
@@ -94,6 +95,7 @@ func whoHearsWhat(users map[access.Role]guest) []written {
 		{">", nil},
 		{"$KV.PRESENCE.>", nil},
 		{"$KV.LEASES.>", nil},
+		{"$KV.PRESENCE_REPLAY.>", nil},
 		{"$JS.>", nil},
 		{"$JS.API.>", nil},
 		{"$SYS.>", nil},
@@ -143,7 +145,7 @@ func streams() []string {
 	for _, b := range subjects.Buckets() {
 		out = append(out, access.BucketStream(b.Name))
 	}
-	return out
+	return append(out, access.BucketStream(subjects.BucketReplay))
 }
 
 // users are one of each role.
@@ -156,6 +158,7 @@ func (h *house) users(t *testing.T) map[access.Role]guest {
 		{Role: access.Lease},
 		{Role: access.Producer, Tenant: "acme"},
 		{Role: access.Tail, Tenant: "acme"},
+		{Role: access.Replay},
 		{Role: access.Admin},
 	} {
 		out[u.Role] = h.connect(t, u)
@@ -236,6 +239,11 @@ func TestWhoAsksJetStreamWhat(t *testing.T) {
 func requireNeeded(t *testing.T, role access.Role, subject string) {
 	t.Helper()
 	request := strings.TrimPrefix(subject, "$JS.API.")
+	if strings.Contains(subject, "PRESENCE_REPLAY") {
+		require.Equal(t, access.Replay, role, subject)
+		require.Contains(t, []string{"STREAM.CREATE.KV_PRESENCE_REPLAY", "STREAM.INFO.KV_PRESENCE_REPLAY", "STREAM.DELETE.KV_PRESENCE_REPLAY"}, request, role)
+		return
+	}
 	for _, never := range []string{
 		"STREAM.DELETE", "STREAM.MSG.DELETE", "STREAM.SNAPSHOT", "STREAM.RESTORE", "STREAM.PEER", "STREAM.LEADER", "STREAM.NAMES", "STREAM.LIST",
 		"CONSUMER.DURABLE", "CONSUMER.PAUSE", "CONSUMER.LEADER", "CONSUMER.UNPIN", "CONSUMER.RESET", "ACCOUNT", "META",
@@ -243,7 +251,12 @@ func requireNeeded(t *testing.T, role access.Role, subject string) {
 		require.False(t, strings.HasPrefix(request, never), "%s may ask %s", role, subject)
 	}
 	require.NotContains(t, subject, "OTHER", role)
-	require.True(t, slices.Contains(access.Services(), role), "%s may ask %s", role, subject)
+	require.True(t, slices.Contains(access.Services(), role) || role == access.Replay, "%s may ask %s", role, subject)
+	if role == access.Replay { // it looks, and works for no consumer
+		for _, never := range []string{"STREAM.CREATE", "STREAM.UPDATE", "STREAM.PURGE", "DIRECT.GET", "$JS.ACK"} {
+			require.False(t, strings.HasPrefix(request, never), "%s may ask %s", role, subject)
+		}
+	}
 	owners := map[string]access.Role{
 		"STREAM.UPDATE.EVENTS": access.Presence, "STREAM.UPDATE.KV_PRESENCE": access.Presence, "STREAM.UPDATE.KV_GATEWAYS": access.Gateway,
 		"STREAM.UPDATE.COMMANDS": access.Lease, "STREAM.UPDATE.EDGE": access.Lease, "STREAM.UPDATE.KV_LEASES": access.Lease,
@@ -262,7 +275,7 @@ func requireNeeded(t *testing.T, role access.Role, subject string) {
 	if strings.Contains(subject, "KV_LEASES") || strings.Contains(subject, "CONSUMER") && strings.Contains(subject, "COMMANDS.") {
 		require.Equal(t, access.Lease, role, subject)
 	}
-	if strings.Contains(subject, "KV_PRESENCE") {
+	if strings.Contains(subject, "KV_PRESENCE") { // that of the replay is above
 		require.NotEqual(t, access.Lease, role, subject)
 	}
 }

@@ -1,6 +1,7 @@
-// Package demo runs agents that have nothing to do, so that somebody who starts
-// the stack for the first time sees it live: they connect, send beacons, drop
-// out without a word or with one, and come back.
+// Package demo runs agents for nobody, so that somebody who starts the stack for the
+// first time sees it live: they connect, send beacons, drop out without a word or with
+// one, and come back. A few of them work now and then: they take a lease on something
+// below demo/, which a tenant without policies grants, and tell of a run.
 package demo
 
 import (
@@ -14,6 +15,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"rollcall/shared/client"
+	"rollcall/subjects"
 )
 
 const (
@@ -21,6 +23,12 @@ const (
 	closeTimeout  = 2 * time.Second
 	backoffBase   = 250 * time.Millisecond
 	backoffMax    = 10 * time.Second
+	// jobTimeout bounds what comes before and after a job's work. An answer that does
+	// not come is given up; the next job asks anew.
+	jobTimeout = 15 * time.Second
+	// workers bounds how many of a fleet work, however large it is: there is to be
+	// something to see, and no load.
+	workers = 8
 )
 
 // Fleet is a number of demo agents.
@@ -44,16 +52,27 @@ func (f Fleet) Run(ctx context.Context) {
 	}
 	var agents sync.WaitGroup
 	for n := range f.Size {
-		a := agent{fleet: f, tenant: f.Tenants[n%len(f.Tenants)], name: name(n)}
+		trade := trades()[n%len(trades())]
+		a := agent{
+			fleet: f, tenant: f.Tenants[n%len(f.Tenants)], name: fmt.Sprintf("%s-%02d", trade.name, n/len(trades())+1),
+			works: n < workers, trade: trade,
+		}
 		agents.Go(func() { a.live(ctx) })
 	}
 	agents.Wait()
 }
 
-// name gives the n-th agent a trade and a number.
-func name(n int) string {
-	trades := []string{"planner", "coder", "reviewer", "tester", "writer"}
-	return fmt.Sprintf("%s-%02d", trades[n%len(trades)], n/len(trades)+1)
+// trade is what an agent is called after, and what it works on.
+type trade struct{ name, resource, title string }
+
+func trades() []trade {
+	return []trade{
+		{"planner", "demo/plan", "plan the next step"},
+		{"coder", "demo/branch", "change the branch"},
+		{"reviewer", "demo/review", "review the change"},
+		{"tester", "demo/staging", "test on staging"},
+		{"writer", "demo/docs", "write it up"},
+	}
 }
 
 // between is a random time between the two, at the fleet's pace.
@@ -67,6 +86,8 @@ type agent struct {
 	fleet  Fleet
 	tenant string
 	name   string
+	works  bool
+	trade  trade
 }
 
 // live is here for a while, away for a while, and so on.
@@ -103,6 +124,11 @@ func (a *agent) stay(ctx context.Context, s *client.Session) {
 	over := time.NewTimer(a.fleet.between(20*time.Second, 2*time.Minute))
 	defer over.Stop()
 	busySince := time.Now()
+	job := time.NewTimer(a.fleet.between(2*time.Second, 30*time.Second))
+	defer job.Stop()
+	if !a.works {
+		job.Stop()
+	}
 	for {
 		beacon := time.NewTimer(a.fleet.between(2*time.Second, 6*time.Second))
 		select {
@@ -112,6 +138,12 @@ func (a *agent) stay(ctx context.Context, s *client.Session) {
 				busySince = time.Now()
 			}
 			a.beacon(ctx, s, time.Since(busySince))
+			continue
+		case <-job.C:
+			beacon.Stop()
+			a.work(ctx, s)
+			busySince = time.Now()
+			job.Reset(a.fleet.between(15*time.Second, time.Minute))
 			continue
 		case <-s.Done():
 			a.log(s.Err(), "not let in")
@@ -134,6 +166,38 @@ func (a *agent) beacon(ctx context.Context, s *client.Session, idle time.Duratio
 	}
 	if err != nil && ctx.Err() == nil {
 		a.log(err, "beacon not taken")
+	}
+}
+
+// work is one job: a lease from asking for it to giving it back, and a run that is told
+// of. What does not come off is no matter, and is in the log.
+func (a *agent) work(ctx context.Context, s *client.Session) {
+	lasts := a.fleet.between(4*time.Second, 12*time.Second)
+	limited, cancel := context.WithTimeout(ctx, lasts+jobTimeout)
+	defer cancel()
+	conn, err := s.Connected(limited)
+	if err == nil {
+		err = conn.Use(limited, a.trade.resource, client.LeaseOptions{}, func(ctx context.Context, claim client.Claim) (string, error) {
+			run := claim.LeaseID
+			if _, err := s.Publish(ctx, client.Publication{Type: "run.started", Payload: subjects.RunStarted{
+				RunID: run, AgentID: a.name, Title: a.trade.title,
+			}}); err != nil {
+				return "", err
+			}
+			select {
+			case <-conn.Done():
+				return "", conn.Err()
+			case <-time.After(lasts):
+			case <-ctx.Done():
+				return "", ctx.Err()
+			}
+			took := lasts.Milliseconds()
+			_, err := s.Publish(ctx, client.Publication{Type: "run.completed", Payload: subjects.RunCompleted{RunID: run, DurationMS: &took}})
+			return "", err
+		})
+	}
+	if err != nil && ctx.Err() == nil {
+		a.log(err, "job not done")
 	}
 }
 

@@ -29,6 +29,9 @@ type gateway struct {
 	live    int
 	beacons int
 	tokens  map[string]bool
+	workers map[string]string // the resource that a token asked for
+	done    map[string]int    // by resource, how often a lease was finalized
+	events  map[string]int    // by type
 }
 
 func (g *gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -37,7 +40,8 @@ func (g *gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer func() { _ = ws.CloseNow() }()
-	g.note(func() { g.opened++; g.live++; g.tokens[r.Header.Get("Authorization")] = true })
+	bearer := r.Header.Get("Authorization")
+	g.note(func() { g.opened++; g.live++; g.tokens[bearer] = true })
 	for {
 		_, data, err := ws.Read(r.Context())
 		if err != nil {
@@ -47,6 +51,11 @@ func (g *gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		var request struct {
 			RequestID string `json:"request_id"`
 			Type      string `json:"type"`
+			Payload   struct {
+				Resource string `json:"resource"`
+				LeaseID  string `json:"lease_id"`
+				Type     string `json:"type"`
+			} `json:"payload"`
 		}
 		if json.Unmarshal(data, &request) != nil {
 			return
@@ -54,7 +63,19 @@ func (g *gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if request.Type == "presence.beacon" {
 			g.note(func() { g.beacons++ })
 		}
-		answer, err := json.Marshal(map[string]any{"request_id": request.RequestID, "type": request.Type, "ok": true, "result": map[string]any{}})
+		result := map[string]any{}
+		switch lease := request.Payload.LeaseID; request.Type {
+		case "lease.request":
+			result["lease_id"], result["state"] = request.RequestID, "GRANTED"
+			g.note(func() { g.workers[bearer] = request.Payload.Resource })
+		case "lease.claim":
+			result["lease_id"], result["state"], result["fence"] = lease, "CLAIMED", 1
+		case "lease.finalize":
+			g.note(func() { g.done[g.workers[bearer]]++ })
+		case "event.publish":
+			g.note(func() { g.events[request.Payload.Type]++ })
+		}
+		answer, err := json.Marshal(map[string]any{"request_id": request.RequestID, "type": request.Type, "ok": true, "result": result})
 		if err != nil {
 			return
 		}
@@ -70,7 +91,7 @@ func (g *gateway) note(change func()) {
 
 func serve(t *testing.T) (g *gateway, url string) {
 	t.Helper()
-	g = &gateway{closed: map[websocket.StatusCode]int{}, tokens: map[string]bool{}}
+	g = &gateway{closed: map[websocket.StatusCode]int{}, tokens: map[string]bool{}, workers: map[string]string{}, done: map[string]int{}, events: map[string]int{}}
 	server := httptest.NewServer(g)
 	t.Cleanup(server.Close)
 	return g, server.URL
@@ -110,6 +131,32 @@ func TestFleetComesAndGoesAndStops(t *testing.T) {
 	require.Len(t, seen, 10, "every agent came, and none under two names")
 	require.Contains(t, seen, "Bearer acme/planner-01")
 	require.Contains(t, seen, "Bearer globex/coder-01")
+}
+
+// TestSomeWork holds that a fleet has work to show, and that a large one has no more of
+// it than a small one: who works is bounded.
+func TestSomeWork(t *testing.T) {
+	t.Parallel()
+	g, url := serve(t)
+	fleet := demo.Fleet{Size: 40, Tenants: []string{"acme"}, URLs: []string{url}, Token: token, Pace: 0.002, Log: zerolog.Nop()}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	stopped := make(chan struct{})
+	go func() { defer close(stopped); fleet.Run(ctx) }()
+	require.Eventually(t, func() bool {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		return len(g.done) == 5 && g.events["run.started"] > 0 && g.events["run.completed"] > 0
+	}, 30*time.Second, 10*time.Millisecond)
+	cancel()
+	<-stopped
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	require.LessOrEqual(t, len(g.workers), 8)
+	for _, resource := range g.workers {
+		require.Regexp(t, "^demo/[a-z]+$", resource)
+	}
+	require.LessOrEqual(t, g.events["run.completed"], g.events["run.started"])
 }
 
 func TestFleetSurvivesWhatFails(t *testing.T) {

@@ -200,6 +200,9 @@ func (r *Ring) describe(name string, claims *jwt.AccountClaims) error {
 			continue
 		}
 		key, err := r.signer(role)
+		if errors.Is(err, ErrNone) {
+			continue // put away, or of a release that knew no such role; see [Create]
+		}
 		if err != nil {
 			return err
 		}

@@ -1,6 +1,7 @@
 package keys_test
 
 import (
+	"os"
 	"testing"
 	"time"
 
@@ -34,6 +35,24 @@ func TestRevokeOne(t *testing.T) {
 	require.Contains(t, account(t, ring).Revocations, one.Subject)
 	require.Error(t, ring.Revoke(map[string]time.Time{"*": time.Now()}), "everybody is no subject")
 	require.Error(t, ring.Revoke(map[string]time.Time{ring.Account(): time.Now()}))
+}
+
+// TestRevokeWithoutTheKeysOfALaterRelease holds that keys of a release that knew fewer
+// roles go on working, and get what they lack when they are made again.
+func TestRevokeWithoutTheKeysOfALaterRelease(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	require.NoError(t, os.Remove(create(t, dir).SigningFile(access.Replay)))
+	ring, err := keys.Open(dir)
+	require.NoError(t, err)
+	sign(t, ring, bearer(t))
+	one := last(t, ring)
+	require.NoError(t, ring.Revoke(map[string]time.Time{one.Subject: time.Now()}))
+	require.True(t, ring.Revoked(one))
+	user := keys.User{Role: access.Replay}
+	require.ErrorIs(t, ring.Creds(ring.CredsFile("replay"), user, time.Now()), keys.ErrNone)
+	ring = create(t, dir)
+	require.NoError(t, ring.Creds(ring.CredsFile("replay"), user, time.Now()))
 }
 
 // TestRevokedDeviceGetsNewTokens holds that what is issued to a device after

@@ -53,7 +53,7 @@ func runCreds(_ context.Context, args, env []string, stdout io.Writer) error {
 	)
 	settings := daemon.NewSettings(process)
 	dirSetting(settings, &dir)
-	settings.String(&role, "role", "", "gateway, presence, lease, producer, tail, admin or system (required)")
+	settings.String(&role, "role", "", "gateway, presence, lease, producer, tail, replay, admin or system (required)")
 	settings.String(&user.Tenant, "tenant", "", "tenant of a producer or a tail")
 	settings.String(&user.Name, "name", "", "a word to tell users of the same role apart")
 	settings.String(&keyFile, "key-file", "", "PEM file with the key of a gateway, whose row the user may write")
@@ -62,7 +62,7 @@ func runCreds(_ context.Context, args, env []string, stdout io.Writer) error {
 	settings.Check("role", func() error {
 		user.Role = access.Role(role)
 		if user.Role != keys.System && (user.Role.Issues() || !slices.Contains(access.Roles(), user.Role)) {
-			return errors.New("must be gateway, presence, lease, producer, tail, admin or system")
+			return errors.New("must be gateway, presence, lease, producer, tail, replay, admin or system")
 		}
 		return nil
 	})

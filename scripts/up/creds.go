@@ -25,6 +25,8 @@ import (
 const (
 	adminName  = "admin"
 	systemName = "system"
+	// replayName is where bin/replay looks for its credentials.
+	replayName = "replay"
 	// adminContext is the operator's context; no tenant can be called that.
 	adminContext = "_admin"
 	// tailTTL outlasts any session at a desk, as operatorTTL does; credentials
@@ -40,7 +42,7 @@ func tailName(tenant string) string { return tenant + ".tail" }
 // prepareCreds makes the credentials of every process, of the operator and of
 // whoever listens to a tenant. A server that is not ours gets those it knows.
 func (s *stack) prepareCreds() error {
-	users := map[string]keys.User{adminName: {Role: access.Admin}, systemName: {Role: keys.System}}
+	users := map[string]keys.User{adminName: {Role: access.Admin}, systemName: {Role: keys.System}, replayName: {Role: access.Replay}}
 	for kind, count := range map[access.Role]int{access.Presence: s.config.Presence, access.Lease: s.config.Lease} {
 		for n := range count {
 			users[processName(string(kind), n)] = keys.User{Role: kind}

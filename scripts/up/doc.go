@@ -8,7 +8,7 @@
 //	account.nk …    keys, see package keys
 //	nats/           JetStream's files; of a cluster, a folder for each server
 //	nats-cluster.secret  what the servers of a cluster let each other in by
-//	nats.url        where NATS is, for bin/token
+//	nats.url        where NATS is, for bin/token and bin/replay
 //	gateway.urls    where the gateways are, one a line, for bin/rollcall
 //	nats-cli/       contexts of the nats command: one per tenant, and _admin
 //	logs/           one file per process, appended to

@@ -309,7 +309,9 @@ func (s *stack) populate(ctx context.Context) error {
 // agentToken is a token for a demo agent, who comes back with the same one for
 // half its life, unless it is revoked.
 func (s *stack) agentToken(tenant, agent string) (string, error) {
-	grant := token.Grant{Tenant: tenant, Agent: agent, Role: subjects.RoleClient, Scopes: []string{"lease.use"}, TTL: token.DefaultTTL}
+	grant := token.Grant{
+		Tenant: tenant, Agent: agent, Role: subjects.RoleClient, Scopes: []string{"lease.use", "events.publish"}, TTL: token.DefaultTTL,
+	}
 	return s.demo.get(s.ring, tenant+"/"+agent, time.Now(), func(now time.Time) (string, error) { return token.Mint(s.ring, grant, now) })
 }
 

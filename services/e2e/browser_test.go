@@ -183,6 +183,15 @@ func (s *screen) visit(hash, heading string) {
 	s.until("heading "+heading, fmt.Sprintf("document.querySelector('h1')?.textContent.trim().startsWith(%q)", heading))
 }
 
+// signInAs makes the page another bearer's, where it is.
+func (s *screen) signInAs(bearer string) {
+	s.t.Helper()
+	require.Equal(s.t, 204, eval[int](s, fmt.Sprintf(`fetch("/auth/cookie", {method: "POST", headers: {"Content-Type": "application/json"},
+		body: JSON.stringify({token: %q})}).then((r) => r.status)`, bearer)))
+	s.run(chromedp.Reload())
+	s.until("live", "document.querySelector('#freshness')?.dataset.state === 'live'")
+}
+
 // press clicks the button of that name.
 func (s *screen) press(name string) {
 	s.t.Helper()

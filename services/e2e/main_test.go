@@ -80,7 +80,7 @@ func build(dir string) error {
 	if raceBuild {
 		services = append([]string{"-race"}, services...)
 	}
-	for _, what := range [][]string{services, {"./scripts/cmd/up", "./scripts/cmd/token", "./scripts/cmd/rollcall", "github.com/nats-io/nats-server/v2"}} {
+	for _, what := range [][]string{services, {"./scripts/cmd/up", "./scripts/cmd/token", "./scripts/cmd/rollcall", "./services/presence/cmd/replay", "github.com/nats-io/nats-server/v2"}} {
 		cmd := exec.CommandContext(ctx, "go", append([]string{"build", "-o", dir + string(filepath.Separator)}, what...)...)
 		cmd.Dir = repository
 		if out, err := cmd.CombinedOutput(); err != nil {

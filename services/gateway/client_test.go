@@ -77,11 +77,12 @@ type testClient struct {
 	// events are those that came while a response was awaited.
 	events []frame
 	proof  struct {
-		ClientID string `json:"client_id"`
-		DeviceID string `json:"device_id"`
-		Role     string `json:"role"`
-		TenantID string `json:"tenant_id"`
-		AgentID  string `json:"agent_id"`
+		ClientID string   `json:"client_id"`
+		DeviceID string   `json:"device_id"`
+		Role     string   `json:"role"`
+		TenantID string   `json:"tenant_id"`
+		AgentID  string   `json:"agent_id"`
+		Scopes   []string `json:"scopes"`
 		Gateway  struct {
 			InstanceID  string `json:"instance_id"`
 			Incarnation string `json:"incarnation"`

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -63,9 +64,13 @@ func TestPublish(t *testing.T) {
 	require.True(t, again.Duplicate)
 	require.Equal(t, got.Cursor, again.Cursor, "it is where it was")
 	c.publish("custom.thing", nil)
+	// Producers derive ids too, so that they may say again what they have said.
+	named := map[string]any{"event_id": "cfbff0d1-9375-5685-968c-48ce8b15ae17"}
+	require.False(t, c.publish("custom.named", named).Duplicate)
+	require.True(t, c.publish("custom.named", named).Duplicate)
 
 	stored := w.events(t, "tenant.acme.event.>")
-	require.Len(t, stored, 2)
+	require.Len(t, stored, 3)
 	require.Equal(t, "tenant.acme.event.run.started", stored[0].subject)
 	require.Equal(t, id, stored[0].id)
 	require.Equal(t, id, stored[0].event.EventID)
@@ -95,6 +100,7 @@ func TestPublishRefuses(t *testing.T) {
 		"no payload":             {map[string]any{"type": "custom"}, "payload"},
 		"a list as payload":      {map[string]any{"type": "custom", "payload": []any{}}, "payload"},
 		"a bad id":               {map[string]any{"type": "custom", "payload": map[string]any{}, "event_id": "x"}, "event_id"},
+		"an id of ours":          {map[string]any{"type": "custom", "payload": map[string]any{}, "event_id": subjects.DeriveID("globex", "s", "1", "a.b")}, "event_id"},
 		"a bad scope":            {map[string]any{"type": "custom", "payload": map[string]any{}, "scope": map[string]any{"kind": "agent", "id": "a.b"}}, "scope.id"},
 		"a bad time":             {map[string]any{"type": "custom", "payload": map[string]any{}, "occurred_at": "2026-01-02T03:04:05+01:00"}, "occurred_at"},
 		"an unknown key":         {map[string]any{"type": "custom", "payload": map[string]any{}, "tenant": "globex"}, "tenant"},
@@ -388,6 +394,32 @@ func TestGatewaysReportOnce(t *testing.T) {
 	_, err = w.bus.JS().Publish(t.Context(), "tenant.acme.event.custom", []byte("{"))
 	require.NoError(t, err)
 	within(t, func() bool { return len(w.events(t, "tenant.acme.audit.event.rejected")) == 2 })
+}
+
+// TestReportUnderAnIDThatIsUsedUp lets somebody foresee the id of the report on a bad
+// event: it is reported all the same.
+func TestReportUnderAnIDThatIsUsedUp(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	g := w.gateway(t)
+	g.connect(t, listener()).listen(types("*"))
+	const ahead = 20
+	report := subjects.EventAudit("acme", subjects.AuditRejected)
+	first := w.lastSeq(t) + 1 + ahead
+	for seq := first; seq < first+ahead; seq++ {
+		id := subjects.DeriveID("acme", report.String(), subjects.Cause(seq), report.Type())
+		_, err := w.bus.Publish(t.Context(), bus.Message{Subject: "tenant.globex.event.loud.note", ID: id, Data: []byte("{}")})
+		require.NoError(t, err)
+	}
+	bad, err := w.bus.JS().Publish(t.Context(), "tenant.acme.event.custom", []byte("{"))
+	require.NoError(t, err)
+	taken := subjects.DeriveID("acme", report.String(), subjects.Cause(bad.Sequence), report.Type())
+	require.Less(t, bad.Sequence, first+ahead, "its id is used up")
+	within(t, func() bool { return len(w.events(t, report.String())) == 1 })
+	reported := w.events(t, report.String())[0]
+	require.NotEqual(t, taken, reported.id)
+	require.Equal(t, reported.id, reported.event.EventID)
+	require.Equal(t, http.StatusOK, g.ready(t))
 }
 
 // TestCatchUpThroughASlowPeer comes back to more than the ring holds and reads it

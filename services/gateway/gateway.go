@@ -52,7 +52,6 @@ type Gateway struct {
 	trusted    synced
 	origins    origins
 	proxies    proxies
-	policy     string      // of pages
 	tls        *tls.Config // nil for none
 	listener   net.Listener
 	sampler    zerolog.Sampler // of refusals over HTTP
@@ -83,6 +82,8 @@ type Gateway struct {
 	// began is the end of EVENTS before the view was read, so that everything up to
 	// it is part of the view.
 	began position
+	// lastHour is what the agents were.
+	lastHour lastHour
 }
 
 // New reads the key and opens the listener. Nothing is served before Run.
@@ -114,7 +115,7 @@ func New(ctx context.Context, cfg Config, log zerolog.Logger) (*Gateway, error) 
 		admission: newAdmission(cfg.MaxConnections), upgrades: newUpgrades(cfg.UpgradeRate), roster: newRoster(),
 		readmissions: make(chan []*socket, 1), sampler: newSampler(), streams: newStreams(cfg.MaxConnections),
 		handshakes: newHandshakes(cfg.MaxHandshakes, cfg.AddressHandshakes),
-		dialects:   dialects(), origins: from, proxies: trusted, policy: policyFor(cfg.TailURL), tls: secure,
+		dialects:   dialects(), origins: from, proxies: trusted, tls: secure,
 		historians: make(chan struct{}, pastReaders), pastEvents: pastEvents,
 	}
 	g.log = log.With().Str("gateway_id", id).Str("incarnation", g.incarnation).Logger()
@@ -290,6 +291,7 @@ func (g *Gateway) follow(ctx context.Context, background *tasks, presence, gatew
 		return g.conn.Read(ctx, subjects.StreamEdge, []string{subjects.EdgeOf(g.incarnation)}, directed.Last+1, g.edge.dispatch)
 	})
 	background.run("announce again what was dropped", g.readmit)
+	background.run("count agents", g.count)
 	background.run("report rejected events", g.report)
 	background.run("look after streams", g.conn.Upkeep)
 	background.run("answer for peers that are gone", g.answerOrphans)

@@ -22,14 +22,17 @@ type challengeResult struct {
 
 // proofResult answers connect.proof.
 type proofResult struct {
-	ClientID string        `json:"client_id"`
-	DeviceID string        `json:"device_id"`
-	Role     string        `json:"role"`
-	TenantID string        `json:"tenant_id"`
-	AgentID  string        `json:"agent_id,omitempty"`
-	Gateway  gatewayResult `json:"gateway"`
-	PingMS   int64         `json:"ping_ms"`
-	Cursor   string        `json:"cursor"`
+	ClientID string `json:"client_id"`
+	DeviceID string `json:"device_id"`
+	Role     string `json:"role"`
+	TenantID string `json:"tenant_id"`
+	AgentID  string `json:"agent_id,omitempty"`
+	// Scopes are those that the token has, by others too: a screen whose token is in a
+	// cookie cannot look.
+	Scopes  []string      `json:"scopes"`
+	Gateway gatewayResult `json:"gateway"`
+	PingMS  int64         `json:"ping_ms"`
+	Cursor  string        `json:"cursor"`
 }
 
 type gatewayResult struct {
@@ -138,7 +141,7 @@ func welcome(s *socket, cursor string) any {
 	g := s.gateway
 	return proofResult{
 		ClientID: s.peer.connectionID, DeviceID: s.peer.init.Device.DeviceID, Role: s.peer.init.Role,
-		TenantID: s.token.Tenant, AgentID: s.token.Agent,
+		TenantID: s.token.Tenant, AgentID: s.token.Agent, Scopes: s.token.Scopes.All(),
 		Gateway: gatewayResult{InstanceID: g.id, Incarnation: g.incarnation, Version: Version},
 		PingMS:  g.cfg.Ping.Milliseconds(), Cursor: cursor,
 	}

@@ -14,6 +14,30 @@ import (
 	"rollcall/subjects"
 )
 
+// TestPeersAreToldWhatTheyMay holds that the welcome names the scopes that a token has,
+// with those that it has by others, and none that nobody asks for.
+func TestPeersAreToldWhatTheyMay(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	g := w.gateway(t)
+	every := []string{"presence.read", "events.read", "events.publish", "lease.use", "lease.moderate", "operator.read", "operator.write"}
+	for scope, want := range map[string][]string{
+		"":               {},
+		"lease.use":      {"lease.use"},
+		"operator.read":  {"presence.read", "events.read", "operator.read"},
+		"operator.write": every,
+		"of.tomorrow":    {},
+	} {
+		who := grant{}
+		if scope != "" {
+			who.scopes = []string{scope}
+		}
+		c := g.connect(t, who)
+		require.NotNil(t, c.proof.Scopes, scope)
+		require.Equal(t, want, c.proof.Scopes, scope)
+	}
+}
+
 // TestRefusedHandshakes goes through every close code over real sockets, and
 // holds that none of them leaves a trace in JetStream or a secret in the log.
 func TestRefusedHandshakes(t *testing.T) {

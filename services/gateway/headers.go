@@ -7,24 +7,18 @@ import (
 	"strings"
 )
 
-// pagePolicy lets a page load what comes from this gateway and nothing else, talk to
-// nobody else, and be shown in no frame.
-const pagePolicy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; font-src 'self'; connect-src 'self'; " +
-	"manifest-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
-
-// policyFor adds the NATS server that pages may listen to.
-func policyFor(tailURL string) string {
-	if !strings.HasPrefix(tailURL, "ws") {
-		return pagePolicy
-	}
-	return strings.Replace(pagePolicy, "connect-src 'self'", "connect-src 'self' "+strings.TrimRight(tailURL, "/"), 1)
-}
+// policy is that of every answer, pages or not: nothing but what comes from this
+// gateway, no script or style within a page, no frames, and no form but a script's. No
+// setting widens it: who is told of a NATS server by --tail-url is no page of ours, and
+// a page from elsewhere has the policy of its own place.
+const policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; " +
+	"base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
 
 // guardBrowsers sets what keeps a browser from doing with an answer what it is not for.
 // A handler may set a header again, such as that of a cache for what it has a tag for.
 func (g *Gateway) guardBrowsers(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
-	h.Set("Content-Security-Policy", g.policy)
+	h.Set("Content-Security-Policy", policy)
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("X-Frame-Options", "DENY") // for browsers that do not know frame-ancestors
 	h.Set("Referrer-Policy", "no-referrer")

@@ -3,6 +3,8 @@ package gateway
 import (
 	"net/http"
 	"net/http/httptest"
+	"regexp"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -36,6 +38,42 @@ func TestEveryAnswerGuardsBrowsers(t *testing.T) {
 		answer := httptest.NewRecorder()
 		g.routes(t.Context()).ServeHTTP(answer, r)
 		require.Equal(t, want, answer.Header().Get("Strict-Transport-Security"), host)
+	}
+}
+
+// TestOnePolicyForPages holds that whatever a browser gets carries the same policy, once,
+// and that no setting widens it: the page talks to its own gateway only, even where
+// others are told of a NATS server.
+func TestOnePolicyForPages(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	plain := w.gateway(t)
+	tail := w.gateway(t, func(c *Config) { c.TailURL = "wss://nats.example.com:9222/" })
+	_, index := call(t, fresh(), http.MethodGet, plain.url("/"), "", nil)
+	assets := regexp.MustCompile(`"(/assets/[^"]+)"`).FindAllStringSubmatch(index, -1)
+	require.NotEmpty(t, assets)
+	paths := []string{"/", "/healthz", "/presence", "/nothing"}
+	for _, asset := range assets {
+		paths = append(paths, asset[1])
+	}
+	for _, g := range []*gatewayRun{plain, tail} {
+		for _, path := range paths {
+			answer, _ := call(t, fresh(), http.MethodGet, g.url(path), "", nil)
+			for name, values := range answer.header {
+				require.Len(t, values, 1, "%s of %s", name, path)
+			}
+			directives := map[string]string{}
+			for part := range strings.SplitSeq(answer.header.Get("Content-Security-Policy"), ";") {
+				name, value, _ := strings.Cut(strings.TrimSpace(part), " ")
+				require.NotContains(t, directives, name)
+				directives[name] = value
+			}
+			require.Equal(t, map[string]string{
+				"default-src": "'none'", "script-src": "'self'", "style-src": "'self'", "img-src": "'self'", "connect-src": "'self'",
+				"base-uri": "'none'", "form-action": "'none'", "frame-ancestors": "'none'",
+				"require-trusted-types-for": "'script'", "trusted-types": "'none'",
+			}, directives, path)
+		}
 	}
 }
 

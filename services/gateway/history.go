@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"time"
 
 	"rollcall/services/gateway/internal/token"
@@ -29,10 +30,11 @@ const (
 
 // historyPage is the body of GET /agents/{agent_id}/history.
 type historyPage struct {
-	Status      string            `json:"status"`
-	GeneratedAt time.Time         `json:"generated_at"`
-	AgentID     string            `json:"agent_id"`
-	Items       []json.RawMessage `json:"items"`
+	Status      string    `json:"status"`
+	GeneratedAt time.Time `json:"generated_at"`
+	AgentID     string    `json:"agent_id"`
+	// Items are fewer than asked for where an event could not be read.
+	Items []json.RawMessage `json:"items"`
 	// Next is the `before` of the next page, absent on the last.
 	Next string `json:"next,omitempty"`
 	// Oldest is since when events are kept.
@@ -146,16 +148,19 @@ func (g *Gateway) history(ctx context.Context, tenant string, q historyQuery) (h
 	if err != nil {
 		return page, err
 	}
-	for i := len(found) - 1; i >= 0 && len(page.Items) < q.limit; i-- {
-		frame, err := found[i].frame(nativeFrames)
+	// Where the page ends is told by what it has looked at, not by what of it could be
+	// read: an unreadable event makes the page shorter, never the history.
+	if len(found) > q.limit {
+		found = found[len(found)-q.limit:]
+		page.Next = found[0].at.String()
+	}
+	for _, e := range slices.Backward(found) {
+		frame, err := e.frame(nativeFrames)
 		if err != nil {
-			g.log.Warn().Err(err).Str("tenant_id", tenant).Uint64("seq", found[i].at.seq).Msg("unreadable event left out of a history")
+			g.log.Warn().Err(err).Str("tenant_id", tenant).Uint64("seq", e.at.seq).Msg("unreadable event left out of a history")
 			continue
 		}
 		page.Items = append(page.Items, frame.data)
-		if page.Next = ""; i > 0 {
-			page.Next = frame.cursor
-		}
 	}
 	page.GeneratedAt = time.Now().UTC()
 	return page, nil

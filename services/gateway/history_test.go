@@ -223,6 +223,47 @@ func TestHistoryOfAnAgent(t *testing.T) {
 	require.Equal(t, subjects.TypeConnectionOpened, decodeInto[framedEvent](t, page.Items[0]).Type)
 }
 
+// TestHistoryGoesOnBehindWhatCannotBeRead holds that an unreadable event makes no page
+// the last one, wherever in a page it comes to lie, and that no event comes twice.
+func TestHistoryGoesOnBehindWhatCannotBeRead(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	g := w.gateway(t)
+	p := w.presence(t)
+	c, op := newContract(t, g), operator(t, w)
+	began := time.Now().UTC()
+	const events = 9
+	for i := range events {
+		if i == 2 || i == 5 || i == 6 || i == 8 {
+			_, err := p.bus.Publish(t.Context(), bus.Message{
+				Subject: subjects.AgentPresence("acme", "ada").String(), ID: subjects.NewID(), Data: []byte("{"),
+			})
+			require.NoError(t, err)
+			continue
+		}
+		require.NoError(t, p.change(t.Context(), "acme", "ada", subjects.StatusOnline, subjects.StatusOffline, began.Add(time.Duration(i)*time.Second), false))
+	}
+	for limit := 1; limit <= events+1; limit++ {
+		var seconds []int
+		before, pages := "", 0
+		for {
+			page := decodeInto[historyPage](t, c.get(fmt.Sprintf("/agents/ada/history?limit=%d%s", limit, before), op, http.StatusOK))
+			pages++
+			for _, item := range page.Items {
+				change, err := subjects.DecodePayload[subjects.PresenceChanged](decodeInto[framedEvent](t, item).Event)
+				require.NoError(t, err)
+				seconds = append(seconds, int(change.Since.Sub(began)/time.Second))
+			}
+			if page.Next == "" {
+				break
+			}
+			before = "&before=" + page.Next
+		}
+		require.Equal(t, []int{7, 4, 3, 1, 0}, seconds, "limit %d", limit)
+		require.Equal(t, (events+limit-1)/limit, pages, "limit %d", limit)
+	}
+}
+
 // TestThenUnderChurn asks about moments of a fleet that changes all the time, and
 // compares with what a test that made the changes knows.
 func TestThenUnderChurn(t *testing.T) {

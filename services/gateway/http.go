@@ -36,6 +36,7 @@ func (g *Gateway) routes(life context.Context) http.Handler {
 	mux := g.health.Handler(g.metrics.registry)
 	mux.HandleFunc("/ws", func(w http.ResponseWriter, r *http.Request) { g.upgrade(life, w, r) })
 	mux.HandleFunc("GET /presence", g.getPresence)
+	mux.HandleFunc("GET /presence/counts", g.getCounts)
 	mux.HandleFunc("GET /leases", g.getLeases)
 	mux.HandleFunc("GET /events", g.getEvents)
 	mux.HandleFunc("GET /status", g.getStatus)

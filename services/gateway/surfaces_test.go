@@ -108,7 +108,7 @@ func TestAnswersAreAsDescribed(t *testing.T) {
 	c := newContract(t, g)
 	op := operator(t, w)
 	for _, path := range []string{
-		"/healthz", "/readyz", "/metrics", "/openapi.yaml", "/status", "/presence", "/presence?kind=instances", "/presence?limit=2",
+		"/healthz", "/readyz", "/metrics", "/openapi.yaml", "/status", "/presence", "/presence/counts", "/presence?kind=instances", "/presence?limit=2",
 		"/presence?at=" + time.Now().UTC().Format(time.RFC3339Nano), "/agents/a1/history", "/diagnostics",
 		"/presence?status=working&prefix=a&gateway_id=" + g.id + "&version=1.0.0", "/connections", "/connections?limit=1", "/leases", "/leases?state=GRANTED",
 	} {

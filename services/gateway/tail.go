@@ -144,8 +144,7 @@ func (c *Config) checkTail() error {
 	return err
 }
 
-// checkTailURL refuses what is no address of a NATS server; it becomes part of the
-// policy of pages.
+// checkTailURL refuses what is no address of a NATS server.
 func (c *Config) checkTailURL() error {
 	if c.TailURL == "" {
 		return nil

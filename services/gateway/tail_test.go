@@ -114,9 +114,6 @@ func TestCredentialsForNATS(t *testing.T) {
 	answer, _ := ask(bearer(grant{scopes: []string{"operator.read"}}))
 	require.Equal(t, http.StatusServiceUnavailable, answer.status)
 	require.NotContains(t, g.log.String(), string(seed))
-
-	page, _ := call(t, fresh(), http.MethodGet, g.url("/healthz"), "", nil)
-	require.Contains(t, page.header.Get("Content-Security-Policy"), "connect-src 'self' wss://nats.example.com:9222;")
 }
 
 func TestNoCredentialsWithoutAKey(t *testing.T) {
@@ -127,7 +124,6 @@ func TestNoCredentialsWithoutAKey(t *testing.T) {
 		http.Header{"Authorization": {"Bearer " + w.token(t, grant{scopes: []string{"operator.read"}})}})
 	require.Equal(t, http.StatusServiceUnavailable, answer.status)
 	require.Contains(t, text, `"code":"unavailable"`)
-	require.Contains(t, answer.header.Get("Content-Security-Policy"), "connect-src 'self';")
 }
 
 func TestConfigOfTails(t *testing.T) {
@@ -148,7 +144,7 @@ func TestConfigOfTails(t *testing.T) {
 		"a user's":   {append(trust, "--tail-key-file", seedFile(t, user)), "holds no account signing key"},
 		"none there": {append(trust, "--tail-key-file", good+"x"), "--tail-key-file: read key"},
 		"a page":     {append(trust, "--tail-url", "https://nats.example.com"), "--tail-url: must begin with"},
-		"a policy":   {append(trust, "--tail-url", "ws://x;script-src"), "--tail-url: is no address"},
+		"a script":   {append(trust, "--tail-url", "ws://x;script-src"), "--tail-url: is no address"},
 		"a password": {append(trust, "--tail-url", "ws://a:hunter2@x"), "--tail-url: is no address"},
 	} {
 		_, _, err := ParseConfig(test.args, nil)

@@ -28,7 +28,7 @@ const casAttempts = 8
 
 // handle applies one delivery from an agent's or the instances' consumer.
 func (s *Service) handle(ctx context.Context, d *bus.Delivery) error {
-	subject, event, err := parse(d)
+	subject, event, err := machine.Read(d.Seq, d.Subject, d.Data)
 	if err != nil {
 		s.metrics.refused.Inc()
 		return bus.Permanent(err)
@@ -40,23 +40,6 @@ func (s *Service) handle(ctx context.Context, d *bus.Delivery) error {
 	return s.apply(ctx, d, subject, event)
 }
 
-// parse reads the subject and the envelope of a delivery.
-func parse(d *bus.Delivery) (subjects.Subject, subjects.Event, error) {
-	subject, err := subjects.Parse(d.Subject)
-	if err != nil {
-		return subject, subjects.Event{}, fmt.Errorf("subject %q: %w", d.Subject, err)
-	}
-	event, err := subjects.DecodeEvent(d.Data)
-	if err != nil {
-		return subject, event, fmt.Errorf("event %d on %q: %w", d.Seq, d.Subject, err)
-	}
-	if event.Type != subject.Type() {
-		return subject, event, fmt.Errorf("event %d on %q: %w", d.Seq, d.Subject,
-			subjects.Invalid("type", "must be "+subject.Type()))
-	}
-	return subject, event, nil
-}
-
 // apply brings one event into the rows it concerns.
 //
 // A crash between any two of its writes leaves the event unacknowledged. It is
@@ -64,7 +47,7 @@ func parse(d *bus.Delivery) (subjects.Subject, subjects.Event, error) {
 // they are, and what the crash may have swallowed is announced again, under
 // ids derived from the same sequence, so that the stream stores each once.
 func (s *Service) apply(ctx context.Context, d *bus.Delivery, subject subjects.Subject, event subjects.Event) error {
-	fact, instance, err := factOf(event)
+	fact, instance, err := machine.FactOf(event)
 	if err != nil {
 		s.metrics.refused.Inc()
 		return bus.Permanent(fmt.Errorf("event %d on %q: %w", d.Seq, d.Subject, err))
@@ -105,29 +88,6 @@ func (s *Service) apply(ctx context.Context, d *bus.Delivery, subject subjects.S
 	s.log.Debug().Str("event_id", event.EventID).Str("type", event.Type).Uint64("seq", d.Seq).
 		Str("tenant", subject.Tenant).Str("agent", subject.Agent).Msg("event applied")
 	return nil
-}
-
-// factOf reads the payload, and which instance it concerns, if any.
-func factOf(event subjects.Event) (machine.Fact, string, error) {
-	switch event.Type {
-	case subjects.TypeConnectionOpened:
-		p, err := subjects.DecodePayload[subjects.ConnectionOpened](event)
-		return machine.Opened{ConnectionOpened: p}, p.InstanceID, err
-	case subjects.TypeConnectionClosed:
-		p, err := subjects.DecodePayload[subjects.ConnectionClosed](event)
-		return machine.Closed{ConnectionClosed: p}, p.InstanceID, err
-	case subjects.TypeConnectionBeacon:
-		p, err := subjects.DecodePayload[subjects.ConnectionBeacon](event)
-		return machine.Beacon{ConnectionBeacon: p}, p.InstanceID, err
-	case subjects.TypeLeaseGranted:
-		p, err := subjects.DecodePayload[subjects.LeaseTransition](event)
-		return machine.LeaseBegan{LeaseID: p.Lease.LeaseID, ConnectionID: p.Lease.ConnectionID}, "", err
-	case subjects.TypeLeaseConsumed, subjects.TypeLeaseExpired:
-		p, err := subjects.DecodePayload[subjects.LeaseTransition](event)
-		return machine.LeaseEnded{LeaseID: p.Lease.LeaseID, ConnectionID: p.Lease.ConnectionID}, "", err
-	default:
-		return machine.Irrelevant{}, "", nil
-	}
 }
 
 // application is one event on its way into the rows.

@@ -19,6 +19,8 @@ var (
 	// ErrTaken says that a message was not stored because its id is that of
 	// another one.
 	ErrTaken = errors.New("message id is taken")
+	// ErrExists says that a bucket that was to be made is there already.
+	ErrExists = errors.New("bucket exists")
 	// ErrDeferred is returned by a handler that settles its delivery later.
 	ErrDeferred = errors.New("settled later")
 
@@ -71,7 +73,7 @@ func classify(err error) class {
 	}
 	for _, permanent := range []error{
 		nats.ErrMaxPayload, nats.ErrBadSubject, nats.ErrInvalidMsg, nats.ErrHeadersNotSupported,
-		ErrTaken, errUnfit, jetstream.ErrInvalidBucketName, jetstream.ErrInvalidStreamName, jetstream.ErrStreamNameRequired,
+		ErrTaken, ErrExists, errUnfit, jetstream.ErrInvalidBucketName, jetstream.ErrInvalidStreamName, jetstream.ErrStreamNameRequired,
 		jetstream.ErrLimitMarkerTTLNotSupported, nats.ErrInvalidArg, nats.ErrBadHeaderMsg, jetstream.ErrInvalidOption, nats.ErrConnectionClosed,
 	} {
 		if errors.Is(err, permanent) {

@@ -49,9 +49,14 @@ func (c *Conn) Bucket(ctx context.Context, name string) (*KV, error) {
 	if err != nil {
 		return nil, sorted(err, "open bucket %q", name)
 	}
-	config := kv.stream.CachedInfo().Config
-	kv.markerTTL, kv.byLeader = config.SubjectDeleteMarkerTTL, c.leaderReads || config.Replicas > 1
+	kv.opened()
 	return kv, nil
+}
+
+// opened notes how the bucket is made.
+func (b *KV) opened() {
+	config := b.stream.CachedInfo().Config
+	b.markerTTL, b.byLeader = config.SubjectDeleteMarkerTTL, b.conn.leaderReads || config.Replicas > 1
 }
 
 // Get reads the row under key. A row that was deleted or has lapsed is an

@@ -31,10 +31,9 @@
 //	               30 s, and begins anew with 1 s after a good proof; never
 //	               shorter than the gateway asks for by the event draining,
 //	               retry_after_ms or code 1013
-//	over           ctx ended, Close, or the gateway refused it for good: codes 4001,
-//	               4003, 4005, 4006, 4007 and 4008 in the handshake, 4001 on an open
-//	               connection unless Token then returns another one, and
-//	               invalid_request, unauthorized, forbidden and unsupported_request
+//	over           ctx ended, Close, or the gateway refused it for good: codes 4003,
+//	               4005, 4006, 4007 and 4008 in the handshake, 4001 at any time
+//	               unless Token then returns another one, and invalid_request, unauthorized, forbidden and unsupported_request
 //	               to what it restores
 //
 // An event is handed on once, in the order of the stream, whatever connections it

@@ -87,11 +87,13 @@ func (b *inbox) flow() string {
 //
 // An event that the gateway tells this connection alone, such as a verdict about
 // its lease, has no place in the stream and the cursor of the event before it. It
-// is kept where there is room and lost where there is none.
+// is kept where there is room and lost where there is none. Resync is for this
+// connection alone too, but says where it goes on, which on a quiet stream is where
+// it began.
 func (b *inbox) take(e Event) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	logged := e.Cursor != b.last
+	logged := e.Cursor != b.last || e.Type == TypeResync
 	b.last = e.Cursor
 	if b.closed || logged && !b.flowing {
 		return

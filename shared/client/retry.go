@@ -59,14 +59,15 @@ func retryAfter(err error) time.Duration {
 	return 0
 }
 
-// refusedForGood reports whether a handshake that ended with err would always.
+// refusedForGood reports whether a handshake that ended with err would always,
+// whatever the token is.
 func refusedForGood(err error) bool {
 	closed, is := errors.AsType[*CloseError](err)
 	if !is {
 		return false
 	}
 	switch closed.Code {
-	case closeUnauthorized, closeBadFrame, closeWrongRevision, closeWrongDevice, closeWrongProof, closeOtherDevice:
+	case closeBadFrame, closeWrongRevision, closeWrongDevice, closeWrongProof, closeOtherDevice:
 		return true
 	default:
 		return false

@@ -137,7 +137,7 @@ type Session struct {
 	// Of the goroutine that connects.
 	pacer pacer
 	next  int
-	// refused is the token that an open connection was closed for, and with what.
+	// refused is the token that a connection was closed for last, and with what.
 	refused struct {
 		token string
 		err   error
@@ -229,11 +229,17 @@ func (s *Session) attempt(ctx context.Context) error {
 	if err == nil {
 		err = conn.Err()
 	}
+	s.note(token, err)
+	return err
+}
+
+// note remembers a token that a connection or a handshake was closed for. It has
+// expired or was revoked, perhaps on its way to the gateway; there may be another
+// one, and only if there is none will it be refused again.
+func (s *Session) note(token string, err error) {
 	if closed, is := errors.AsType[*CloseError](err); is && closed.Code == closeUnauthorized {
-		// It has expired or was revoked; there may be another one.
 		s.refused.token, s.refused.err = token, err
 	}
-	return err
 }
 
 func (s *Session) dial(ctx context.Context) (*Conn, string, error) {
@@ -256,6 +262,7 @@ func (s *Session) dial(ctx context.Context) (*Conn, string, error) {
 	if refusedForGood(err) {
 		return nil, "", &PermanentError{err}
 	}
+	s.note(token, err)
 	return conn, token, err
 }
 
@@ -330,17 +337,22 @@ func given(err error) error {
 }
 
 // keep waits for the end of the connection or of ctx, and is true when the
-// subscriptions have to be made again before.
+// subscriptions have to be made again before: there was no room, or events that
+// are not kept any more may have changed the agents of the snapshot.
 func (s *Session) keep(ctx context.Context, conn *Conn) bool {
-	select {
-	case <-s.inbox.stopped:
-		return true
-	case <-s.inbox.resynced:
-		return s.options.follows()
-	case <-conn.Done():
-		return false
-	case <-ctx.Done():
-		return false
+	for {
+		select {
+		case <-s.inbox.stopped:
+			return true
+		case <-s.inbox.resynced:
+			if s.options.follows() {
+				return true
+			}
+		case <-conn.Done():
+			return false
+		case <-ctx.Done():
+			return false
+		}
 	}
 }
 

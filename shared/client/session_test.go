@@ -361,6 +361,52 @@ func TestResyncIsTold(t *testing.T) {
 	eventually(t, "a new snapshot", func() bool { return len(g.requests("presence.subscribe")) == 2 })
 }
 
+// A session that follows no agents needs no new snapshot: its connection, and the
+// leases that are bound to it, outlive a resync.
+func TestResyncKeepsTheConnection(t *testing.T) {
+	t.Parallel()
+	g := newLog(10)
+	g.oldest = 8
+	url := serve(t, func(ctx context.Context, p *peer) { g.serve(ctx, p, 0) })
+	var h client.Handlers
+	var got collected
+	told := make(chan client.Resync, 1)
+	client.On(&h, client.TypeResync, func(_ context.Context, _ client.Event, r client.Resync) { told <- r })
+	h.Any(got.add)
+	s := open(t, client.SessionOptions{
+		URLs: []string{url}, Events: []string{"*"}, Cursor: "c3", Handlers: h,
+		OnLost: func(err error, _ time.Duration) { t.Errorf("lost the connection: %v", err) },
+	})
+	conn, err := s.Connected(within(t))
+	require.NoError(t, err)
+	require.Equal(t, client.Resync{Oldest: "c8"}, <-told)
+	g.add("e11")
+	eventually(t, "what happens from now on", func() bool { return slices.Equal(got.ids(), []string{"e11"}) })
+	require.NoError(t, conn.Request(within(t), "ping", nil, nil))
+	same, err := s.Connected(within(t))
+	require.NoError(t, err)
+	require.Same(t, conn, same)
+	require.Equal(t, int64(1), g.conns.Load())
+	require.Len(t, g.requests("events.subscribe"), 1)
+}
+
+// Where nothing has happened since the connection began, resync comes at the
+// cursor that the connection began with.
+func TestResyncIsToldOnceWhereNothingHappens(t *testing.T) {
+	t.Parallel()
+	g := newLog(0)
+	g.oldest = 8
+	url := serve(t, func(ctx context.Context, p *peer) { g.serve(ctx, p, 0) })
+	var h client.Handlers
+	var got collected
+	h.Any(got.add)
+	s := open(t, client.SessionOptions{URLs: []string{url}, Events: []string{"*"}, Cursor: "c3", Presence: client.Selection{All: true}, Handlers: h})
+	eventually(t, "the cursor", func() bool { return s.Cursor() == "c0" })
+	eventually(t, "a new snapshot", func() bool { return len(g.requests("presence.subscribe")) == 2 })
+	again := g.requests("events.subscribe")[1]
+	require.Equal(t, map[string]any{"types": []any{"*"}, "cursor": "c0"}, again["payload"], "behind resync, not where it could not go on")
+}
+
 func TestPresenceIsRestored(t *testing.T) {
 	t.Parallel()
 	var conns atomic.Int64
@@ -545,6 +591,29 @@ func TestExpiredTokenIsReplaced(t *testing.T) {
 	}})
 	requireEnded(t, s, 4001)
 	require.Equal(t, int64(2), conns.Load(), "there was a second token, and no third")
+}
+
+// A token can expire between Token and the gateway's look at it.
+func TestTokenRefusedInTheHandshakeIsReplaced(t *testing.T) {
+	t.Parallel()
+	var conns atomic.Int64
+	url := serve(t, func(ctx context.Context, p *peer) {
+		conns.Add(1)
+		if p.request.Header.Get("Authorization") != "Bearer 3" {
+			_ = p.ws.Close(4001, "token expired")
+			return
+		}
+		if p.accept(ctx, 15_000) {
+			p.read(ctx)
+		}
+	})
+	var asked atomic.Int64
+	s := open(t, client.SessionOptions{URLs: []string{url}, Token: func(context.Context) (string, error) {
+		return fmt.Sprint(asked.Add(1)), nil
+	}})
+	_, err := s.Connected(within(t))
+	require.NoError(t, err)
+	require.Equal(t, int64(3), conns.Load())
 }
 
 func TestServersHintsAreObeyed(t *testing.T) {

@@ -7,7 +7,8 @@
 //
 //   - A service creates the streams and buckets it uses where they are missing,
 //     but changes only those that it alone is in charge of. Nobody may delete
-//     one, and only the lease service may purge, timers on COMMANDS.
+//     one, except bin/replay its scratch bucket, and only the lease service may
+//     purge, timers on COMMANDS.
 //   - Each user has an inbox of its own ([InboxPrefix]), so that nobody reads
 //     another's answers.
 //   - The name of a consumer is a single token, and permissions cannot cut

@@ -23,6 +23,8 @@ type Duty struct {
 	Creates, Raises []string
 	// Purges are the streams it removes messages from.
 	Purges []string
+	// Scratch are the streams that are its own: it makes them and deletes them.
+	Scratch []string
 }
 
 // Consumer is a durable consumer. The name "*" stands for one per agent.
@@ -34,7 +36,7 @@ func BucketStream(bucket string) string { return "KV_" + bucket }
 // anyAgent is the name of a consumer per agent.
 const anyAgent = "*"
 
-// DutyOf is the table's row of a service.
+// DutyOf is the table's row of a service, or of an operator's tool.
 func DutyOf(service Role) Duty {
 	events, commands, edge := subjects.StreamEvents, subjects.StreamCommands, subjects.StreamEdge
 	presence, leases := BucketStream(subjects.BucketPresence), BucketStream(subjects.BucketLeases)
@@ -82,6 +84,12 @@ func DutyOf(service Role) Duty {
 			Creates: []string{events, commands, edge, leases, settings},
 			Raises:  []string{commands, edge, leases, settings},
 			Purges:  []string{commands},
+		}
+	case Replay:
+		return Duty{
+			Stores:  []string{"$KV." + subjects.BucketReplay + ".>"},
+			Reads:   []string{events, presence, gateways, settings},
+			Scratch: []string{BucketStream(subjects.BucketReplay)},
 		}
 	case Producer, Tail, Admin, Agent, Operator:
 		return Duty{}

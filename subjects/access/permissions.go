@@ -24,7 +24,7 @@ const ownInbox = "_INBOX_{{subject()}}.>"
 // Of returns the permissions of a role.
 func Of(role Role) Permissions {
 	switch role {
-	case Gateway, Presence, Lease:
+	case Gateway, Presence, Lease, Replay:
 		return ofService(role)
 	case Producer:
 		return Permissions{
@@ -63,6 +63,9 @@ func ofService(role Role) Permissions {
 	}
 	for _, stream := range d.Purges {
 		allow(api + "STREAM.PURGE." + stream)
+	}
+	for _, stream := range d.Scratch {
+		allow(api+"STREAM.CREATE."+stream, api+"STREAM.INFO."+stream, api+"STREAM.DELETE."+stream)
 	}
 	for _, stream := range d.Lists {
 		allow(api+"CONSUMER.NAMES."+stream, api+"CONSUMER.LIST."+stream)

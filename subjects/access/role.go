@@ -23,6 +23,9 @@ const (
 // Admin is whoever operates the stack: it may do everything in the account.
 const Admin Role = "admin"
 
+// Replay makes PRESENCE again from EVENTS, in a bucket of its own, and compares.
+const Replay Role = "replay"
+
 // Issuers of access tokens, which are for gateways. NATS refuses them.
 const (
 	// Agent issues tokens without operator scopes.
@@ -33,7 +36,7 @@ const (
 
 // Roles returns every role, each of which has a signing key of its own.
 func Roles() []Role {
-	return []Role{Gateway, Presence, Lease, Producer, Tail, Admin, Agent, Operator}
+	return []Role{Gateway, Presence, Lease, Producer, Tail, Replay, Admin, Agent, Operator}
 }
 
 // Services returns the roles of processes.

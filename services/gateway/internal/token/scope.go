@@ -13,6 +13,13 @@ const (
 	ScopeLeaseModerate = "lease.moderate"
 )
 
+// every is all of them, those that include others last.
+func every() []string {
+	return []string{
+		ScopePresenceRead, ScopeEventsRead, ScopeEventsPublish, ScopeLeaseUse, ScopeLeaseModerate, ScopeOperatorRead, ScopeOperatorWrite,
+	}
+}
+
 // Scopes is the set of scopes of a token.
 type Scopes struct{ held []string }
 
@@ -27,4 +34,9 @@ func (s Scopes) Has(scope string) bool {
 	}
 	reads := scope == ScopePresenceRead || scope == ScopeEventsRead
 	return reads && slices.Contains(s.held, ScopeOperatorRead)
+}
+
+// All lists the scopes that the set allows, in one order whatever it was made of.
+func (s Scopes) All() []string {
+	return slices.DeleteFunc(every(), func(scope string) bool { return !s.Has(scope) })
 }

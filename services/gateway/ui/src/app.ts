@@ -2,7 +2,7 @@
 
 import { Fleet } from "./model/fleet.ts";
 import { Leases } from "./model/leases.ts";
-import { addSample, readSamples, sampleEvery, type Sample } from "./model/strip.ts";
+import { addSample, merge, readSamples, sampleEvery, type Counted, type Sample } from "./model/strip.ts";
 import { Tail } from "./model/tail.ts";
 import { span } from "./model/time.ts";
 import type { AgentRow, Event, InstanceRow, LeaseRow, Page, Welcome } from "./model/types.ts";
@@ -129,6 +129,7 @@ export class App {
     }
     // The statuses are to be seen first: a large inventory keeps the page busy for a moment.
     setTimeout(() => void this.#inventory(), 250);
+    setTimeout(() => void this.#lastHour(), 50);
     if (this.#wantLeases) void this.loadLeases();
     if (this.watched !== "") void this.fetchAgent(this.watched);
     this.everLive = true;
@@ -221,6 +222,14 @@ export class App {
     this.#wantLeases = false;
   }
 
+  /** cannotDecide is why no verdict can be given here; empty when one can. The gateway decides in any case. */
+  cannotDecide(): string {
+    const scopes = this.welcome?.scopes;
+    if (scopes && !scopes.includes("operator.write")) return "Verdicts take a token with the scope operator.write; you are signed in with one that only reads.";
+    if (this.link.phase !== "open") return "No verdict can be given while the gateway is away.";
+    return "";
+  }
+
   /** resolve gives a verdict on a lease. */
   async resolve(lease: LeaseRow, verdict: string, reason: string): Promise<void> {
     const answer = await this.link.request<{ lease: LeaseRow }>("lease.resolve", {
@@ -291,6 +300,18 @@ export class App {
     this.health = health;
   }
 
+  // What the gateway counted while this page was not there, or was cut off.
+  async #lastHour(): Promise<void> {
+    try {
+      const counts = await ask<{ generated_at: string; items: Counted[] }>("/presence/counts");
+      const now = Date.now();
+      this.samples = merge(this.samples, counts.items, now - Date.parse(counts.generated_at), now);
+      this.#keepSamples();
+    } catch {
+      // Then there is what this page saw; the strip says how much that is.
+    }
+  }
+
   // Rows of agents that are gone lapse on the server, and no event says so.
   async #dropLapsed(): Promise<void> {
     const asked = new Date().toISOString();
@@ -305,6 +326,10 @@ export class App {
   #sample(): void {
     if (!this.everLive) return;
     this.samples = addSample(this.samples, Date.now(), this.fleet.counts());
+    this.#keepSamples();
+  }
+
+  #keepSamples(): void {
     try {
       localStorage.setItem(this.#place(), JSON.stringify(this.samples));
     } catch {

@@ -3,7 +3,7 @@ import test from "node:test";
 import { delay } from "../src/model/backoff.ts";
 import { arrange, hit, move, place } from "../src/model/layout.ts";
 import { entered, Leases, maxOver } from "../src/model/leases.ts";
-import { addSample, hour, readSamples, runs, sampleEvery, type Sample } from "../src/model/strip.ts";
+import { addSample, hour, merge, readSamples, runs, sampleEvery, words, type Counted, type Sample } from "../src/model/strip.ts";
 import { keep, readTypes, Tail } from "../src/model/tail.ts";
 import { age, compareTimes } from "../src/model/time.ts";
 import type { Event, LeaseRow } from "../src/model/types.ts";
@@ -59,6 +59,26 @@ test("samples are one per interval and an hour at most; gaps stay gaps", () => {
   assert.deepEqual(readSamples(JSON.stringify(samples), 2 * hour + 600_000), samples.filter(([t]) => t > hour + 600_000));
   assert.deepEqual(readSamples("[[1,2],null]", 5), []);
   assert.deepEqual(readSamples("{", 5), []);
+});
+
+test("what the gateway counted fills what this page did not see, and corrects what it could not be sure of", () => {
+  const start = Date.parse("2026-01-01T00:00:00Z");
+  const now = start + 100_000;
+  const counted = (s: number, working: number, uncertain = 0): Counted => ({ at: new Date(start + s * 1000).toISOString(), working, online: 0, offline: 0, uncertain });
+  const own: Sample[] = [[start + 20_000, 0, 0, 0, 5], [start + 30_000, 2, 0, 0, 0], [start + 40_000, 3, 0, 0, 0]];
+  const merged = merge(own, [counted(3, 1), counted(21, 5), counted(33, 0, 5), counted(-4000, 9), counted(500, 9)], 0, now);
+  assert.deepEqual(merged, [[start, 1, 0, 0, 0], [start + 20_000, 5, 0, 0, 0], [start + 30_000, 2, 0, 0, 0], [start + 40_000, 3, 0, 0, 0]]);
+  assert.deepEqual(merge([], [counted(0, 1)], 10_000, now), [[start + 10_000, 1, 0, 0, 0]], "by this browser's clock");
+  assert.deepEqual(merge(own, [], 0, now), own);
+  assert.deepEqual(merge([], [{ at: "?" } as Counted], 0, now), []);
+});
+
+test("the strip says how much of the hour it does not know", () => {
+  assert.equal(words([]), "nothing is known yet");
+  const at = (n: number, working: number): Sample => [n * sampleEvery, working, 0, 0, 0];
+  assert.equal(words([at(0, 2)]), "2 working in the moments that are known; hatched: not known");
+  assert.equal(words(Array.from({ length: 72 }, (_, n) => at(n, n % 3))), "0 to 2 working in the 12 minutes that are known; hatched: not known");
+  assert.equal(words(Array.from({ length: 360 }, (_, n) => at(n, 4))), "4 working");
 });
 
 function lease(id: string, state: string, more: Partial<LeaseRow> = {}): LeaseRow {

@@ -1,4 +1,4 @@
-// The last hour in samples, as this browser saw it. Where it did not look there is a gap, not a guess.
+// The last hour in samples, as this browser and its gateway saw it. Where neither looked there is a gap, not a guess.
 
 import type { Counts } from "./fleet.ts";
 
@@ -27,6 +27,39 @@ export function readSamples(text: string | null, now: number): Sample[] {
   } catch {
     return [];
   }
+}
+
+/** Counted is a sample as a gateway tells it. */
+export interface Counted {
+  at: string;
+  working: number;
+  online: number;
+  offline: number;
+  uncertain: number;
+}
+
+/** merge puts what the gateway counted to what this page saw. Of two samples of one time the one that leaves less uncertain
+ * counts: the other's teller was cut off. skew is how far this browser's clock is ahead of the gateway's. */
+export function merge(samples: Sample[], counted: Counted[], skew: number, now: number): Sample[] {
+  const slots = new Map(samples.map((s) => [s[0], s]));
+  for (const c of counted) {
+    const slot = Math.floor((Date.parse(c.at) + skew) / sampleEvery) * sampleEvery;
+    if (!(slot > now - hour && slot <= now)) continue;
+    const own = slots.get(slot);
+    if (own === undefined || c.uncertain <= own[4]) slots.set(slot, [slot, c.working, c.online, c.offline, c.uncertain]);
+  }
+  return [...slots.values()].sort((a, b) => a[0] - b[0]);
+}
+
+/** words says what the strip shows, and how much of the hour is not known. */
+export function words(samples: Sample[]): string {
+  if (samples.length === 0) return "nothing is known yet";
+  const worked = samples.map((s) => s[1]);
+  const low = Math.min(...worked);
+  const high = Math.max(...worked);
+  const working = low === high ? `${low} working` : `${low} to ${high} working`;
+  const minutes = Math.round((samples.length * sampleEvery) / 60_000);
+  return minutes >= 59 ? working : `${working} in the ${minutes < 1 ? "moments" : minutes === 1 ? "minute" : `${minutes} minutes`} that are known; hatched: not known`;
 }
 
 /** runs splits samples where one or more are missing. */

@@ -87,6 +87,8 @@ export interface Welcome {
   role: string;
   tenant_id: string;
   agent_id?: string;
+  /** scopes are what the token may do; a gateway of another version may not say. */
+  scopes?: string[];
   gateway: { instance_id: string; incarnation: string; version: string };
   ping_ms: number;
   cursor: string;

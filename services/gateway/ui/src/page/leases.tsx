@@ -25,6 +25,7 @@ export function LeasesPage({ route }: { route: Route }) {
   const rows = app.leases.sorted(state, agent);
   const counts = app.leases.counts();
   const chosen = app.leases.rows.get(open);
+  const cannot = app.cannotDecide();
   return (
     <>
       <h1>Leases</h1>
@@ -37,6 +38,11 @@ export function LeasesPage({ route }: { route: Route }) {
           </button>
         ))}
       </div>
+      {cannot !== "" && (
+        <p class="note" id="cannot-decide">
+          {cannot}
+        </p>
+      )}
       <form class="filters" role="search" aria-label="Filter leases" onSubmit={(e) => e.preventDefault()}>
         <label>
           Agent id, in full
@@ -76,8 +82,12 @@ export function LeasesPage({ route }: { route: Route }) {
               <Short id={l.lease_id} />
             </td>
             <td>
-              <button type="button" onClick={() => setOpen(l.lease_id)} aria-label={`${l.state === "PENDING" ? "Decide" : "Look at"} the lease of ${l.agent_id} on ${l.resource}`}>
-                {l.state === "PENDING" ? "Decide" : "Look"}
+              <button
+                type="button"
+                onClick={() => setOpen(l.lease_id)}
+                aria-label={`${l.state === "PENDING" && cannot === "" ? "Decide" : "Look at"} the lease of ${l.agent_id} on ${l.resource}`}
+              >
+                {l.state === "PENDING" && cannot === "" ? "Decide" : "Look"}
               </button>
             </td>
           </tr>
@@ -106,6 +116,8 @@ function Sheet({ lease, close }: { lease: LeaseRow; close: () => void }) {
   const [reason, setReason] = useState("");
   const [error, setError] = useState("");
   const [busy, setBusy] = useState(false);
+  const cannot = app.cannotDecide();
+  const decides = lease.state === "PENDING" && cannot === "";
   useEffect(() => dialog.current?.showModal(), []);
   const decide = async (verdict: string) => {
     setBusy(true);
@@ -135,7 +147,8 @@ function Sheet({ lease, close }: { lease: LeaseRow; close: () => void }) {
         ]}
       />
       {lease.metadata !== undefined && <Json value={lease.metadata} />}
-      {lease.state === "PENDING" && (
+      {lease.state === "PENDING" && cannot !== "" && <p class="note">It waits for a verdict. {cannot}</p>}
+      {decides && (
         <label>
           Reason
           <input type="text" name="reason" value={reason} maxLength={200} autocomplete="off" onInput={(e) => setReason(e.currentTarget.value)} />
@@ -148,7 +161,7 @@ function Sheet({ lease, close }: { lease: LeaseRow; close: () => void }) {
         </p>
       )}
       <div class="actions">
-        {lease.state === "PENDING" && (
+        {decides && (
           <>
             <button type="button" disabled={busy} onClick={() => void decide("grant")}>
               Grant

@@ -1,8 +1,7 @@
-// The last hour: how many agents were what. Hours nobody watched are gaps.
+// The last hour: how many agents were what. Times that nobody knows of are hatched.
 import { useEffect, useRef } from "preact/hooks";
 import { useApp } from "../hooks.ts";
-import { hour, runs, type Sample } from "../model/strip.ts";
-import { span } from "../model/time.ts";
+import { hour, runs, sampleEvery, words, type Sample } from "../model/strip.ts";
 
 const shades = ["working", "online", "offline", "uncertain"] as const;
 const tall = 72;
@@ -16,21 +15,18 @@ export function Strip() {
     if (!element) return;
     const last = app.samples.at(-1);
     const dark = matchMedia("(prefers-color-scheme: dark)").matches;
-    const key = `${last?.join()}/${element.clientWidth}/${dark}`;
+    const key = `${app.samples.length}/${app.samples[0]?.[0]}/${last?.join()}/${element.clientWidth}/${dark}`;
     if (drawn.current === key) return;
     drawn.current = key;
     draw(element, app.samples);
   });
-  const first = app.samples[0];
-  const watched = first ? span(Date.now() - first[0]) : "0 s";
-  const worked = app.samples.map((s) => s[1]);
-  const text = worked.length === 0 ? "nothing seen yet" : `seen for ${watched}; working between ${Math.min(...worked)} and ${Math.max(...worked)}`;
+  const text = words(app.samples);
   return (
     <figure class="strip">
       <canvas ref={canvas} height={tall} role="img" aria-label={`Agents by status over the last hour: ${text}`} />
       <figcaption>
         <span>1 h ago</span>
-        <span>{text}</span>
+        <span id="strip-words">{text}</span>
         <span>now</span>
       </figcaption>
     </figure>
@@ -49,8 +45,19 @@ function draw(element: HTMLCanvasElement, samples: Sample[]): void {
   const now = Date.now();
   const most = Math.max(1, ...samples.map((s) => s[1] + s[2] + s[3] + s[4]));
   const x = (t: number) => width * (1 - (now - t) / hour);
+  // An empty place would read as no agents.
+  c.strokeStyle = style.getPropertyValue("--line");
+  c.lineWidth = 1;
+  c.beginPath();
+  for (let at = -tall; at < width; at += 8) {
+    c.moveTo(at, tall);
+    c.lineTo(at + tall, 0);
+  }
+  c.stroke();
   for (const run of runs(samples)) {
-    const right = Math.max(x((run.at(-1) as Sample)[0]), x((run[0] as Sample)[0]) + 2);
+    // A sample is good until the next one is due.
+    const right = Math.min(width, x((run.at(-1) as Sample)[0] + sampleEvery));
+    c.clearRect(x((run[0] as Sample)[0]), 0, right - x((run[0] as Sample)[0]), tall);
     const floor = run.map(() => 0);
     shades.forEach((shade, i) => {
       c.fillStyle = style.getPropertyValue("--" + shade);

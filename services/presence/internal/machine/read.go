@@ -1,0 +1,46 @@
+package machine
+
+import (
+	"fmt"
+
+	"rollcall/subjects"
+)
+
+// Read reads the subject and the envelope of a stored message.
+func Read(seq uint64, subject string, data []byte) (subjects.Subject, subjects.Event, error) {
+	of, err := subjects.Parse(subject)
+	if err != nil {
+		return of, subjects.Event{}, fmt.Errorf("subject %q: %w", subject, err)
+	}
+	event, err := subjects.DecodeEvent(data)
+	if err != nil {
+		return of, event, fmt.Errorf("event %d on %q: %w", seq, subject, err)
+	}
+	if event.Type != of.Type() {
+		return of, event, fmt.Errorf("event %d on %q: %w", seq, subject, subjects.Invalid("type", "must be "+of.Type()))
+	}
+	return of, event, nil
+}
+
+// FactOf reads the payload of an event, and which instance it concerns, if any.
+func FactOf(event subjects.Event) (Fact, string, error) {
+	switch event.Type {
+	case subjects.TypeConnectionOpened:
+		p, err := subjects.DecodePayload[subjects.ConnectionOpened](event)
+		return Opened{ConnectionOpened: p}, p.InstanceID, err
+	case subjects.TypeConnectionClosed:
+		p, err := subjects.DecodePayload[subjects.ConnectionClosed](event)
+		return Closed{ConnectionClosed: p}, p.InstanceID, err
+	case subjects.TypeConnectionBeacon:
+		p, err := subjects.DecodePayload[subjects.ConnectionBeacon](event)
+		return Beacon{ConnectionBeacon: p}, p.InstanceID, err
+	case subjects.TypeLeaseGranted:
+		p, err := subjects.DecodePayload[subjects.LeaseTransition](event)
+		return LeaseBegan{LeaseID: p.Lease.LeaseID, ConnectionID: p.Lease.ConnectionID}, "", err
+	case subjects.TypeLeaseConsumed, subjects.TypeLeaseExpired:
+		p, err := subjects.DecodePayload[subjects.LeaseTransition](event)
+		return LeaseEnded{LeaseID: p.Lease.LeaseID, ConnectionID: p.Lease.ConnectionID}, "", err
+	default:
+		return Irrelevant{}, "", nil
+	}
+}
