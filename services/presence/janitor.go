@@ -56,6 +56,7 @@ func (s *Service) observe(ctx context.Context, u bus.Update) {
 		s.roster.clear()
 		s.recent.clear()
 		s.brake.clear()
+		s.reader.forget()
 		return
 	}
 	var key subjects.PresenceKey
