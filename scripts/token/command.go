@@ -5,15 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
-	"strings"
 	"time"
 
 	"rollcall/scripts/keys"
 	"rollcall/shared/daemon"
 )
 
-// process is what the settings of all subcommands belong to.
+// process is what prints tokens; its subcommands are called after it.
 const process = "token"
 
 // command is a subcommand.
@@ -30,7 +28,7 @@ func commands() map[string]command {
 func Main(ctx context.Context, args, env []string, stdout io.Writer) error {
 	if len(args) > 0 {
 		if run, known := commands()[args[0]]; known {
-			return run(ctx, args[1:], placeOnly(env), stdout)
+			return run(ctx, args[1:], env, stdout)
 		}
 	}
 	var (
@@ -64,14 +62,10 @@ func Main(ctx context.Context, args, env []string, stdout io.Writer) error {
 	return issue(stdout, dir, grant)
 }
 
-// placeOnly leaves of the environment what says where the stack is. What a
-// subcommand shall do, and to whom, comes from its arguments alone: a variable
-// meant for another program must not revoke a tenant.
-func placeOnly(env []string) []string {
-	return slices.DeleteFunc(slices.Clone(env), func(pair string) bool {
-		name, _, _ := strings.Cut(pair, "=")
-		return strings.HasPrefix(name, "ROLLCALL_") && !strings.HasSuffix(name, "_DIR") && !strings.HasSuffix(name, "_NATS_URL")
-	})
+// newCommand returns the settings of a subcommand. Of the environment it reads where the
+// stack is, and no more: a variable meant for another program must not revoke a tenant.
+func newCommand(name string) *daemon.Settings {
+	return daemon.NewCommand(process+" "+name, "dir", "nats-url")
 }
 
 // withCommands adds the subcommands to the usage.
@@ -86,7 +80,7 @@ Prints an access token. Subcommands, each with --help:
 
   init    make the keys of a stack
   creds   make credentials for a NATS user
-  list    show what was issued, or the keys that sign
+  list    show what was issued and is good now, or the keys that sign
   revoke  end tokens and credentials before their time
   rotate  sign with a new key, or stop trusting an old one
   push    take the accounts to NATS and to the gateways again`}

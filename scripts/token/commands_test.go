@@ -162,16 +162,29 @@ func TestRevokeAndList(t *testing.T) {
 	run(t, "revoke", "--dir", dir, "--no-push", "--id", issued[0].ID)
 	run(t, "revoke", "--dir", dir, "--no-push", "--device", device)
 	run(t, "revoke", "--dir", dir, "--no-push", "--tenant", "globex")
-	for _, one := range list() {
+	require.Empty(t, list(), "nothing of it is good now")
+	every := list("--all")
+	require.Len(t, every, 4)
+	for _, one := range every {
 		require.Equal(t, true, one["revoked"])
+		require.Equal(t, false, one["expired"])
 	}
 	var out bytes.Buffer
 	err = token.Main(t.Context(), []string{"revoke", "--dir", dir, "--no-push", "--id", "unknown"}, nil, &out)
 	require.ErrorIs(t, err, keys.ErrUnknown)
 
-	people := run(t, "list", "--dir", dir)
-	require.Contains(t, people, "lease.use")
-	require.Equal(t, 5, strings.Count(people, "\n")+1)
+	require.Regexp(t, `^KIND +TENANT .* ID\n4 revoked or expired: list --all$`, run(t, "list", "--dir", dir))
+	run(t, "--dir", dir, "--tenant", "acme", "--agent", "a9", "--scope", "events.read", "--scope", "lease.use")
+	run(t, "--dir", dir, "--tenant", "acme", "--agent", "a8", "--ttl", "1s")
+	require.Eventually(t, func() bool {
+		people := run(t, "list", "--dir", dir)
+		return strings.Contains(people, "a9") && !strings.Contains(people, "a8") && strings.HasSuffix(people, "\n5 revoked or expired: list --all")
+	}, 10*time.Second, 100*time.Millisecond)
+	people := run(t, "list", "--dir", dir, "--all")
+	require.Equal(t, 7, strings.Count(people, "\n")+1)
+	for agent, state := range map[string]string{"a1": "revoked", "a8": "expired", "a9": "good"} {
+		require.Regexp(t, `(?m)^access +acme +`+agent+` .* `+state+` +[A-Z2-7]{52}$`, people)
+	}
 }
 
 // TestRevokedTokenOfADevice holds that ending one token of a device ends those
@@ -227,6 +240,16 @@ func TestHelpNamesTheSubcommands(t *testing.T) {
 	require.True(t, errors.Is(err, flag.ErrHelp))
 	for _, command := range []string{"init", "creds", "list", "revoke", "rotate", "push"} {
 		require.ErrorContains(t, err, "\n  "+command)
-		require.ErrorIs(t, token.Main(t.Context(), []string{command, "--help"}, nil, &out), flag.ErrHelp)
+		err := token.Main(t.Context(), []string{command, "--help"}, nil, &out)
+		require.ErrorIs(t, err, flag.ErrHelp)
+		require.True(t, strings.HasPrefix(helpOf(t, err), "usage: token "+command+" [flags]\n"), helpOf(t, err))
 	}
+}
+
+// helpOf is the usage that an error carries.
+func helpOf(t *testing.T, err error) string {
+	t.Helper()
+	var help *daemon.HelpError
+	require.ErrorAs(t, err, &help)
+	return help.Usage
 }

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"rollcall/scripts/keys"
-	"rollcall/shared/daemon"
 	"rollcall/subjects"
 	"rollcall/subjects/access"
 )
@@ -19,7 +18,7 @@ import (
 // the stack.
 func runInit(_ context.Context, args, env []string, stdout io.Writer) error {
 	var dir string
-	settings := daemon.NewSettings(process)
+	settings := newCommand("init")
 	dirSetting(settings, &dir)
 	if err := settings.Parse(args, env); err != nil {
 		return err
@@ -51,7 +50,7 @@ func runCreds(_ context.Context, args, env []string, stdout io.Writer) error {
 		dir, role, keyFile, out string
 		user                    keys.User
 	)
-	settings := daemon.NewSettings(process)
+	settings := newCommand("creds")
 	dirSetting(settings, &dir)
 	settings.String(&role, "role", "", "gateway, presence, lease, producer, tail, replay, admin or system (required)")
 	settings.String(&user.Tenant, "tenant", "", "tenant of a producer or a tail")

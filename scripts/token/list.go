@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"rollcall/scripts/keys"
-	"rollcall/shared/daemon"
 	"rollcall/subjects/access"
 )
 
@@ -20,17 +19,21 @@ type listed struct {
 	// Kind is access, for a token, or nats, for credentials.
 	Kind    string `json:"kind"`
 	Revoked bool   `json:"revoked"`
+	Expired bool   `json:"expired"`
 }
 
-// runList shows what was issued and has not expired, or the keys that sign.
+func (l listed) good() bool { return !l.Revoked && !l.Expired }
+
+// runList shows what was issued and is good now, or the keys that sign.
 func runList(_ context.Context, args, env []string, stdout io.Writer) error {
 	var (
-		dir, tenant      string
-		asJSON, withKeys bool
+		dir, tenant           string
+		asJSON, withKeys, all bool
 	)
-	settings := daemon.NewSettings(process)
+	settings := newCommand("list")
 	dirSetting(settings, &dir)
 	settings.String(&tenant, "tenant", "", "only what was issued for this tenant")
+	settings.Bool(&all, "all", false, "also what was revoked or has expired")
 	settings.Bool(&asJSON, "json", false, "print JSON lines")
 	settings.Bool(&withKeys, "keys", false, "show the keys that sign instead")
 	if err := settings.Parse(args, env); err != nil {
@@ -48,13 +51,22 @@ func runList(_ context.Context, args, env []string, stdout io.Writer) error {
 		return fmt.Errorf("token: list: %w", err)
 	}
 	var rows []listed
+	ended := 0
 	for _, e := range issued {
-		if e.Expired(time.Now()) || tenant != "" && e.Tenant != tenant {
+		if tenant != "" && e.Tenant != tenant {
 			continue
 		}
-		rows = append(rows, listed{Record: e, Kind: kind(e.Role), Revoked: ring.Revoked(e)})
+		row := listed{Record: e, Kind: kind(e.Role), Revoked: ring.Revoked(e), Expired: e.Expired(time.Now())}
+		if !row.good() && !all {
+			ended++
+			continue
+		}
+		rows = append(rows, row)
 	}
-	return table(stdout, asJSON, "ID\tKIND\tTENANT\tAGENT\tROLE\tSCOPES\tISSUED\tEXPIRES\tREVOKED", rows, listed.row)
+	if err := table(stdout, asJSON, "KIND\tTENANT\tAGENT\tROLE\tSCOPES\tEXPIRES\tSTATE\tID", rows, listed.row); err != nil || asJSON || ended == 0 {
+		return err
+	}
+	return say(stdout, "%d revoked or expired: list --all", ended)
 }
 
 func kind(role access.Role) string {
@@ -69,17 +81,18 @@ func (l listed) row() []string {
 	if l.Kind == "access" {
 		role = l.Peer
 	}
-	expires, revoked := "never", "no"
+	expires, state := "never", "good"
 	if !l.ExpiresAt.IsZero() {
 		expires = l.ExpiresAt.Format(time.RFC3339)
 	}
-	if l.Revoked {
-		revoked = "yes"
+	switch {
+	case l.Revoked:
+		state = "revoked"
+	case l.Expired:
+		state = "expired"
 	}
-	return []string{
-		l.ID, l.Kind, dash(l.Tenant), dash(l.Agent), role, dash(strings.Join(l.Scopes, ",")),
-		l.IssuedAt.Format(time.RFC3339), expires, revoked,
-	}
+	// The id is long, and the same for nobody: what is looked for comes before it.
+	return []string{l.Kind, dash(l.Tenant), dash(l.Agent), role, dash(strings.Join(l.Scopes, ",")), expires, state, l.ID}
 }
 
 func listKeys(ring *keys.Ring, asJSON bool, stdout io.Writer) error {

@@ -74,7 +74,7 @@ func runPush(ctx context.Context, args, env []string, stdout io.Writer) error {
 		dir string
 		to  delivery
 	)
-	settings := daemon.NewSettings(process)
+	settings := newCommand("push")
 	dirSetting(settings, &dir)
 	to.placeSettings(settings)
 	if err := settings.Parse(args, env); err != nil {

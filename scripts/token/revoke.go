@@ -11,7 +11,6 @@ import (
 	"github.com/nats-io/nkeys"
 
 	"rollcall/scripts/keys"
-	"rollcall/shared/daemon"
 )
 
 // runRevoke ends what was issued, here and wherever it is obeyed.
@@ -22,7 +21,7 @@ func runRevoke(ctx context.Context, args, env []string, stdout io.Writer) error 
 		tenants                []string
 		to                     delivery
 	)
-	settings := daemon.NewSettings(process)
+	settings := newCommand("revoke")
 	dirSetting(settings, &dir)
 	settings.Strings(&ids, "id", nil, "id of a token or of credentials, as bin/token list shows it; what else its device holds of that time or earlier ends too")
 	settings.Strings(&subjects, "subject", nil, "public key (U…) whose tokens and credentials end")

@@ -11,7 +11,6 @@ import (
 	"github.com/nats-io/nkeys"
 
 	"rollcall/scripts/keys"
-	"rollcall/shared/daemon"
 	"rollcall/subjects/access"
 )
 
@@ -23,7 +22,7 @@ func runRotate(ctx context.Context, args, env []string, stdout io.Writer) error 
 		dir, role, remove string
 		to                delivery
 	)
-	settings := daemon.NewSettings(process)
+	settings := newCommand("rotate")
 	dirSetting(settings, &dir)
 	settings.String(&role, "role", "", "role to sign for with a new key; bin/token list --keys shows the roles")
 	settings.String(&remove, "remove", "", "old key (A…) whose tokens and credentials end")

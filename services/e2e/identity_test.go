@@ -55,7 +55,7 @@ type issued struct {
 func (s *stack) listed(t *testing.T, agent string) issued {
 	t.Helper()
 	var last issued
-	for line := range strings.Lines(s.tool(t, "list", "--json")) {
+	for line := range strings.Lines(s.tool(t, "list", "--json", "--all")) {
 		var one issued
 		decode(t, []byte(line), &one)
 		if one.Agent == agent {

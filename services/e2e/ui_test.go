@@ -84,7 +84,12 @@ func checkPainted(t *testing.T, page *screen, agents int) {
 	t.Helper()
 	page.until("cells", fmt.Sprintf("document.querySelector('#cells')?.dataset.painted === '%d'", agents))
 	// A cell's middle is filled for an agent that is online.
-	filled := eval[int](page, `(() => {
+	require.Equal(t, agents, eval[int](page, filledCells))
+}
+
+// filledCells counts the cells that show somebody who is certainly there: those of an
+// agent that is offline or uncertain are empty left of the middle.
+const filledCells = `(() => {
 		const canvas = document.querySelector("#cells"), scale = devicePixelRatio;
 		const c = canvas.getContext("2d"), image = c.getImageData(0, 0, canvas.width, canvas.height);
 		const cell = Number(canvas.dataset.cell), columns = Math.round(canvas.width / scale / cell);
@@ -94,9 +99,7 @@ func checkPainted(t *testing.T, page *screen, agents int) {
 			if (image.data[(y * canvas.width + x) * 4 + 3] > 0) n++;
 		}
 		return n;
-	})()`)
-	require.Equal(t, agents, filled)
-}
+	})()`
 
 // checkLive sees changes come in, and how long they take from the moment that the
 // stream stored them.
@@ -126,6 +129,20 @@ func (s *stack) checkLive(t *testing.T, page *screen, g gateway, probes int, ful
 	t.Logf("from event to page: median %s, most %s of %d", median.Round(time.Millisecond), took[len(took)-1].Round(time.Millisecond), len(took))
 	if full {
 		require.Less(t, median, 500*time.Millisecond)
+	}
+}
+
+// checkCellsFollow changes agents one after the other, and sees the map follow: it is
+// painted anew in part only, so what is missed stays wrong.
+func checkCellsFollow(t *testing.T, page *screen, doomed []*client.Conn, total int) {
+	t.Helper()
+	page.until("every cell", fmt.Sprintf("%s === %d", filledCells, total))
+	for i := range 5 {
+		cut(doomed[i])
+		page.until("one less", fmt.Sprintf("document.querySelector('#count-offline').textContent === '%d'", i+1))
+		// A frame or two later, and long before anything else makes the map be painted.
+		require.Eventually(t, func() bool { return eval[int](page, filledCells) == total-i-1 }, 5*time.Second, 50*time.Millisecond,
+			"%d agents are gone, and the map does not say so", i+1)
 	}
 }
 
@@ -350,9 +367,11 @@ func (s *stack) checkRecovery(t *testing.T, page *screen, doomed []*client.Conn,
 	// One more, who asked for leases.
 	total++
 	page.until("everybody", fmt.Sprintf("document.querySelector('.total b').textContent === '%d'", total))
+	checkCellsFollow(t, page, doomed, total)
 	again := s.kill(s.Gateways[0].PID)
 	page.until("nothing is certain", fmt.Sprintf(`document.querySelector("#freshness").dataset.state === "stale" &&
 		document.querySelector("#count-uncertain").textContent === "%d" && document.querySelector("#count-online").textContent === "0"`, total))
+	page.until("no cell is certain", filledCells+" === 0")
 	page.shoot("not-live")
 	disband(doomed)
 	s.run(again, s.Gateways[0].URL)
@@ -360,6 +379,7 @@ func (s *stack) checkRecovery(t *testing.T, page *screen, doomed []*client.Conn,
 	page.until("the right view", fmt.Sprintf(`document.querySelector("#count-offline").textContent === "20" &&
 		document.querySelector("#count-uncertain").textContent === "0" &&
 		Number(document.querySelector("#count-online").textContent) + Number(document.querySelector("#count-working").textContent) === %d`, total-20))
+	page.until("the right cells", fmt.Sprintf("%s === %d", filledCells, total-20))
 	// The view is the listing's.
 	var list listing
 	require.Equal(t, 200, s.get(t, s.Gateways[1], "/presence?limit=50", s.Tenants[acme].OperatorToken, &list))

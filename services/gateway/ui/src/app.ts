@@ -32,6 +32,8 @@ export class App {
   readonly fleet = new Fleet();
   readonly leases = new Leases();
   readonly tail = new Tail();
+  /** painters are the maps on the page, which take what fleet.changed holds. */
+  painters = 0;
   samples: Sample[] = [];
   welcome: Welcome | null = null;
   health: Health = { status: null, statusError: "", connections: null, connectionsError: "", ready: null };
@@ -92,7 +94,9 @@ export class App {
       this.#scheduled = false;
       this.#painted = performance.now();
       for (const f of this.#listeners) f();
-      this.fleet.changed.clear();
+      // Listeners draw after this has returned. Whoever paints changed agents forgets them when it has; without a
+      // painter nobody would.
+      if (this.painters === 0) this.fleet.changed.clear();
     };
     // A hidden page gets no frames, and has nothing to draw until it is seen again.
     if (wait === 0) requestAnimationFrame(draw);

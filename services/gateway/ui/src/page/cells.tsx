@@ -24,6 +24,7 @@ export function Cells({ ids }: { ids: string[] }) {
   const [focused, setFocused] = useState(false);
 
   useEffect(() => {
+    app.painters++;
     const seen = new ResizeObserver(([entry]) => entry && setWidth(Math.floor(entry.contentRect.width)));
     if (box.current) seen.observe(box.current);
     // A theme changes while the page is open; the canvas has to follow by itself.
@@ -34,6 +35,7 @@ export function Cells({ ids }: { ids: string[] }) {
     };
     theme.addEventListener("change", again);
     return () => {
+      app.painters--;
       seen.disconnect();
       theme.removeEventListener("change", again);
     };
@@ -56,6 +58,7 @@ export function Cells({ ids }: { ids: string[] }) {
         const index = before.index.get(id);
         if (index !== undefined) paintCell(context, app.fleet, colors, layout, id, index, true);
       }
+      app.fleet.changed.clear();
       return;
     }
     element.width = Math.ceil(layout.width * scale);
@@ -68,6 +71,7 @@ export function Cells({ ids }: { ids: string[] }) {
       index.set(id, i);
       paintCell(context, app.fleet, colors, layout, id, i, false);
     });
+    app.fleet.changed.clear();
     painted.current = { ids, index, layout, scale, look };
     if (ids.length > 0 && performance.getEntriesByName("fleet-painted").length === 0) performance.mark("fleet-painted");
     element.dataset["cell"] = String(layout.cell);
