@@ -88,7 +88,7 @@ test("what the gateway counted fills what this page did not see, and corrects wh
 test("the strip says how much of the hour it does not know", () => {
   assert.equal(words([]), "nothing is known yet");
   const at = (n: number, working: number): Sample => [n * sampleEvery, working, 0, 0, 0];
-  assert.equal(words([at(0, 2)]), "2 working in the moments that are known; hatched: not known");
+  assert.equal(words([at(0, 2)]), "2 working in the minute that is known; hatched: not known");
   assert.equal(words(Array.from({ length: 72 }, (_, n) => at(n, n % 3))), "0 to 2 working in the 12 minutes that are known; hatched: not known");
   assert.equal(words(Array.from({ length: 360 }, (_, n) => at(n, 4))), "4 working");
 });
