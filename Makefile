@@ -42,7 +42,7 @@ VULN_WAIT ?= 60
 # 1: an unreachable database is a failure too.
 VULN_REQUIRED ?=
 
-.PHONY: help build up test e2e attack bench fuzz lint fmt tidy tidy-check vuln standalone ui ui-check ui-test ui-bench check tools clean chaos storm mutants replay
+.PHONY: help build up test e2e attack bench fuzz lint fmt tidy tidy-check vuln standalone ui ui-check ui-test ui-bench check tools clean chaos storm mutants replay hygiene
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -72,6 +72,9 @@ attack: ## the attack suite in full: 10,000 random frames, 5,000 half-open hands
 chaos: ## the fault suite (CHAOS_DURATION, CHAOS_AGENTS, CHAOS_NODES, CHAOS_SEED)
 	CHAOS_DURATION=$(CHAOS_DURATION) CHAOS_AGENTS=$(CHAOS_AGENTS) CHAOS_NODES=$(CHAOS_NODES) CHAOS_SEED=$(CHAOS_SEED) \
 		go test -count=1 -timeout 0 -run '^TestChaos$$' -v ./services/e2e
+
+hygiene: ## 1,000 agents connect and vanish while presence and gateways are killed; no consumer may be left over
+	HYGIENE=full go test -count=1 -timeout 20m -run '^TestConsumersDoNotLeak$$' -v ./services/e2e
 
 mutants: ## builds that each break one rule on purpose; the check of the fault suite must find every one
 	MUTANTS=all go test -count=1 -run '^TestMutants$$' -v ./services/e2e

@@ -1,6 +1,7 @@
 package subjects
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -154,13 +155,11 @@ func EncodeEdge(m EdgeMessage) ([]byte, error) {
 // DecodeEdge reads a message. Keys it does not know are ignored: messages may
 // gain some.
 func DecodeEdge(data []byte) (EdgeMessage, error) {
-	var head struct {
-		Kind string `json:"kind"`
-	}
-	if err := json.Unmarshal(data, &head); err != nil {
+	kind, err := edgeKind(data)
+	if err != nil {
 		return nil, fmt.Errorf("edge message: %w", decodeProblem(err))
 	}
-	switch head.Kind {
+	switch kind {
 	case EdgeKindReply:
 		return decodeEdge[EdgeReply](data)
 	case EdgeKindEvent:
@@ -170,6 +169,23 @@ func DecodeEdge(data []byte) (EdgeMessage, error) {
 	default:
 		return nil, fmt.Errorf("edge message: %w", Invalid("kind", "must be reply, event or request"))
 	}
+}
+
+// edgeKind is what a message says it is. [EncodeEdge] says it first, where it is
+// found without reading all of the message; the rest is read by whoever decodes it.
+func edgeKind(data []byte) (string, error) {
+	if rest, is := bytes.CutPrefix(data, []byte(`{"kind":"`)); is {
+		for _, kind := range []string{EdgeKindReply, EdgeKindEvent, EdgeKindRequest} {
+			if bytes.HasPrefix(rest, []byte(kind+`",`)) {
+				return kind, nil
+			}
+		}
+	}
+	var head struct {
+		Kind string `json:"kind"`
+	}
+	err := json.Unmarshal(data, &head)
+	return head.Kind, err
 }
 
 func decodeEdge[T EdgeMessage](data []byte) (EdgeMessage, error) {

@@ -5,9 +5,12 @@
 // and puts beside each measure its raw twin: the JetStream operations behind
 // it, in the order and with the concurrency in which rollcall does them, sent
 // by nats.go alone to the same server, into streams with the same settings and
-// with messages that rollcall itself has stored. The twin does not read the rows
-// it writes, decode, validate, decide, speak WebSocket or make consumers as
-// agents come: that is the difference that the ratio shows.
+// with messages that rollcall itself has stored. What rollcall's processes follow
+// is delivered to the twin's too: all events and the rows of PRESENCE to each of
+// two gateways, those rows to presence, those of LEASES to lease. The twin looks at
+// none of them. Nor does it read the rows it writes, decode, validate, decide, speak
+// WebSocket or make consumers as agents come: that is the difference that the ratio
+// shows.
 //
 //	measure       rollcall                                   raw twin
 //	connect       dial, handshake; proof answered            opened stored

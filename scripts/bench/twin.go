@@ -130,31 +130,52 @@ func (t *twin) begin(ctx context.Context, _ place) error {
 			return err
 		}
 	}
-	// Like the gateway, which reads these two streams; upserted events go to
-	// whoever subscribes to them on NATS.
-	if err := t.read(ctx, rawEvents, "bench.events.presence.>"); err != nil {
-		return err
+	presenceRows := []string{"$KV." + rawRows + ".agent.>", "$KV." + rawRows + ".instance.>"}
+	leaseRows := []string{"$KV." + rawRows + ".lease.>"}
+	saw := func(m jetstream.Msg) { t.seen.saw(m.Subject()) }
+	for _, r := range []struct {
+		by      *nats.Conn
+		stream  string
+		filters []string
+		see     func(jetstream.Msg)
+	}{
+		// Every gateway reads all events of a tenant that has peers there, what is
+		// for its own connections, and the rows of PRESENCE.
+		{t.gateway, rawEvents, []string{"bench.events.>"}, nil},
+		{t.gateway, rawEdge, []string{"bench.edge.>"}, saw},
+		{t.gateway, "KV_" + rawRows, presenceRows, nil},
+		{t.reader, rawEvents, []string{"bench.events.>"}, saw},
+		{t.reader, "KV_" + rawRows, presenceRows, nil},
+		// Presence and lease follow the buckets that they write.
+		{t.worker, "KV_" + rawRows, presenceRows, nil},
+		{t.worker, "KV_" + rawRows, leaseRows, nil},
+	} {
+		if err := t.read(ctx, r.by, r.stream, r.filters, r.see); err != nil {
+			return err
+		}
 	}
-	if err := t.read(ctx, rawEdge, "bench.edge.>"); err != nil {
-		return err
-	}
+	// Upserted events go to whoever subscribes to them on NATS.
 	_, err := t.reader.Subscribe("bench.events.instance.>", func(m *nats.Msg) { t.seen.saw(m.Subject) })
 	return err
 }
 
-// read follows a stream in order and tells what it sees.
-func (t *twin) read(ctx context.Context, stream, filter string) error {
-	js, err := jetstream.New(t.reader)
+// read follows a stream in order, and has somebody see what comes.
+func (t *twin) read(ctx context.Context, by *nats.Conn, stream string, filters []string, see func(jetstream.Msg)) error {
+	js, err := jetstream.New(by)
 	if err != nil {
 		return err
 	}
 	consumer, err := js.OrderedConsumer(ctx, stream, jetstream.OrderedConsumerConfig{
-		FilterSubjects: []string{filter}, DeliverPolicy: jetstream.DeliverNewPolicy,
+		FilterSubjects: filters, DeliverPolicy: jetstream.DeliverNewPolicy,
 	})
 	if err != nil {
 		return err
 	}
-	consuming, err := consumer.Consume(func(m jetstream.Msg) { t.seen.saw(m.Subject()) })
+	consuming, err := consumer.Consume(func(m jetstream.Msg) {
+		if see != nil {
+			see(m)
+		}
+	})
 	if err != nil {
 		return err
 	}

@@ -241,6 +241,40 @@ func TestChaos(t *testing.T) {
 	t.Logf("CHAOS_SEED=%d CHAOS_DURATION=%s CHAOS_AGENTS=%d CHAOS_NODES=%d", p.seed, p.duration, p.agents, p.nodes)
 	c := newChaos(t, p)
 	c.verify(c.run(schedule(p.seed, p.duration, len(c.victims), c.gateways, p.nodes)))
+	c.replayed()
+}
+
+// replayed holds that the operator's tool finds after all that what the independent
+// check finds: nothing, and what somebody then does to a row.
+func (c *chaos) replayed() {
+	t := c.s.t
+	t.Helper()
+	retention := "--presence-retention=" + chaosRetention.String()
+	c.s.requireReplay(retention)
+	agent := c.anyAgent()
+	c.s.overwriteAgent(agent, func(row *subjects.AgentRow) { row.Reason = "nobody knows" })
+	report, code := c.s.replay(retention, "--settle=1s")
+	require.Equal(t, 1, code)
+	require.Len(t, report.Differences, 1)
+	require.Equal(t, []string{subjects.AgentKey(acme, agent), "reason"}, []string{report.Differences[0].Key, report.Differences[0].Field})
+}
+
+// anyAgent is one that has a row.
+func (c *chaos) anyAgent() string {
+	t := c.s.t
+	t.Helper()
+	kv, err := c.s.conn().JS().KeyValue(t.Context(), subjects.BucketPresence)
+	require.NoError(t, err)
+	keys, err := kv.ListKeysFiltered(t.Context(), subjects.AgentKey(acme, "*"))
+	require.NoError(t, err)
+	defer func() { _ = keys.Stop() }()
+	for key := range keys.Keys() {
+		parsed, err := subjects.ParsePresenceKey(key)
+		require.NoError(t, err)
+		return parsed.Agent
+	}
+	t.Fatal("no agent has a row")
+	return ""
 }
 
 // TestSchedule holds that a seed is enough to see the same faults again.

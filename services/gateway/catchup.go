@@ -73,7 +73,7 @@ func (f *feed) readPast(s *subscriber, from position) {
 		return
 	}
 	if positionOf(kept.Origin, 0).origin != from.origin || from.seq+1 < kept.First {
-		f.tooOld(s, positionOf(kept.Origin, max(kept.First, 1)-1))
+		f.tooOld(s, from, positionOf(kept.Origin, max(kept.First, 1)-1))
 		return
 	}
 	ctx, done := context.WithCancel(s.life)
@@ -148,10 +148,13 @@ type resyncEvent struct {
 }
 
 // tooOld tells a subscriber that it missed events for good, and lets it go on from
-// now.
-func (f *feed) tooOld(s *subscriber, oldest position) {
+// now. One that is held meanwhile has a response to come first, and is looked at again.
+func (f *feed) tooOld(s *subscriber, from, oldest position) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if s.held || s.left || s.read != from {
+		return
+	}
 	s.read = f.at
 	s.resync(resyncEvent{Oldest: oldest.String()}, f.at.String())
 }

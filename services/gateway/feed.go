@@ -212,7 +212,8 @@ const (
 	behind                 // what it misses is not in the ring
 )
 
-// serve delivers to a subscriber from the ring, for as long as there is room.
+// serve delivers to a subscriber from the ring, until half its room is taken: the
+// rest is for what comes live, and for what is told to it alone.
 func (f *feed) serve(s *subscriber) serving {
 	if s.idle() {
 		s.read = f.at
@@ -222,8 +223,10 @@ func (f *feed) serve(s *subscriber) serving {
 		return behind
 	}
 	for _, e := range f.recent.behind(s.read) {
-		if s.wants(e) && !f.put(s, e) {
-			return waiting
+		if s.wants(e) {
+			if free, _ := s.out.isHalfFree(); !free || !f.put(s, e) {
+				return waiting
+			}
 		}
 		s.read = e.at
 	}

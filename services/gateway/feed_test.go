@@ -336,6 +336,64 @@ func TestQuietTenant(t *testing.T) {
 	}
 }
 
+// TestCatchingUpLeavesRoom resumes behind more than a queue holds: what cannot wait,
+// such as a verdict on a lease, has room meanwhile.
+func TestCatchingUpLeavesRoom(t *testing.T) {
+	t.Parallel()
+	const events, room = 20, 8
+	b := newBench(t, room)
+	for seq := range uint64(events) {
+		b.deliver(produced(t, seq+1, "note"))
+	}
+	filter, err := subjects.ParseEventFilter([]string{"*"})
+	require.NoError(t, err)
+	from := b.at(0)
+	b.feed.listen(b.sub, subjects.NewID(), filter, &from)
+	b.feed.resumed(b.sub)
+	for range room / 4 {
+		require.True(t, b.sub.out.offer(waitingEvent("verdict")))
+	}
+	got := 0
+	within(t, func() bool {
+		for _, ok, _ := b.sub.out.pop(); ok; _, ok, _ = b.sub.out.pop() {
+			got++
+		}
+		return got == events+room/4
+	})
+	require.False(t, b.slow)
+}
+
+// TestResyncWaitsForTheResponse finds out that events are not kept any more while a
+// snapshot is on its way: the peer hears of it behind the snapshot, and takes another.
+func TestResyncWaitsForTheResponse(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, 8)
+	b.feed.start(b.at(10))
+	b.seq = 10
+	held, looked := make(chan struct{}), make(chan struct{}, 8)
+	b.feed.past.extent = func(context.Context) (bus.Extent, error) {
+		looked <- struct{}{}
+		<-held
+		return bus.Extent{Origin: origin, First: 8, Last: 10}, nil
+	}
+	filter, err := subjects.ParseEventFilter([]string{"note"})
+	require.NoError(t, err)
+	from := b.at(3)
+	b.feed.listen(b.sub, subjects.NewID(), filter, &from)
+	b.feed.resumed(b.sub)
+	<-looked
+	b.begin(wantAll())
+	close(held)
+	within(t, func() bool { b.feed.mu.Lock(); defer b.feed.mu.Unlock(); return !b.sub.catching })
+	_, told, _ := b.sub.out.pop()
+	require.False(t, told, "held until the response is out")
+	b.release(b.view.cut(wantAll(), doubt{}))
+	within(t, func() bool {
+		frame, told, _ := b.sub.out.pop()
+		return told && frame.event.kind == "resync"
+	})
+}
+
 func TestFullQueues(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, 2)

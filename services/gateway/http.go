@@ -120,10 +120,17 @@ func (g *Gateway) upgrade(life context.Context, w http.ResponseWriter, r *http.R
 	}
 	answer := &refusable{ResponseWriter: w}
 	wire := &corkable{ResponseWriter: answer}
+	var s *socket // nil for one that is sent away
 	conn, err := websocket.Accept(wire, r, &websocket.AcceptOptions{
 		Subprotocols:       []string{spoken.name},
 		InsecureSkipVerify: true, // findToken and refuseOrigin look at the origin
 		CompressionMode:    websocket.CompressionDisabled,
+		OnPingReceived:     func(ctx context.Context, _ []byte) bool { return s == nil || s.control(ctx) },
+		OnPongReceived: func(ctx context.Context, _ []byte) {
+			if s != nil {
+				s.control(ctx)
+			}
+		},
 	})
 	if err != nil {
 		g.log.Debug().Err(err).Str("ip", addr.String()).Msg("upgrade refused")
@@ -134,7 +141,7 @@ func (g *Gateway) upgrade(life context.Context, w http.ResponseWriter, r *http.R
 		g.sendAway(conn)
 		return
 	}
-	s := g.newSocket(spoken, conn, wire.conn, addr, g.findToken(r, offered, spoken.tokenEntry))
+	s = g.newSocket(spoken, conn, wire.conn, addr, g.findToken(r, offered, spoken.tokenEntry))
 	s.place, held = held, place{} // the socket gives it back
 	s.enter(life)
 }
@@ -146,6 +153,7 @@ func (g *Gateway) newSocket(spoken *dialect, conn *websocket.Conn, wire *corkedC
 		gateway: g, dialect: spoken, conn: conn, wire: wire, ip: addr.String(), out: newQueue(g.cfg.SendQueue, g.cfg.SendBytes),
 		log:      g.log.With().Str("ip", addr.String()).Logger(),
 		requests: rate.NewLimiter(rate.Limit(g.cfg.RequestRate), g.cfg.RequestBurst),
+		controls: rate.NewLimiter(rate.Limit(g.cfg.RequestRate), g.cfg.RequestBurst),
 		sampler:  newSampler(),
 		calls:    newCalls(),
 		peers:    make(chan struct{}, maxPeerRequests),

@@ -19,8 +19,8 @@ const (
 	// next one waits, and with it the socket's reader: the peer feels it, and
 	// nobody else.
 	maxCalls = 64
-	// maxAsked bounds the requests to one peer that are not answered. One more
-	// is dropped: whoever asked runs into its own deadline.
+	// maxAsked bounds the requests to one peer that are not answered. One more is
+	// dropped: whoever asked is told, and the lease service runs into its deadline.
 	maxAsked = 256
 )
 
@@ -117,6 +117,7 @@ func grantsOf(scopes token.Scopes) subjects.Grants {
 type asked struct {
 	mu   sync.Mutex
 	open map[string]question
+	gone bool // the peer; nothing is to be added any more
 }
 
 // question is a request to a peer.
@@ -135,7 +136,7 @@ type requestFrame struct {
 	Payload   json.RawMessage `json:"payload"`
 }
 
-// add notes a request; it is false when too many are open.
+// add notes a request; it is false when too many are open, or the peer is gone.
 func (a *asked) add(id string, q question, now time.Time) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -144,7 +145,7 @@ func (a *asked) add(id string, q question, now time.Time) bool {
 			delete(a.open, old)
 		}
 	}
-	if len(a.open) >= maxAsked {
+	if a.gone || len(a.open) >= maxAsked {
 		return false
 	}
 	a.open[id] = q
@@ -160,10 +161,12 @@ func (a *asked) take(id string, now time.Time) (question, bool) {
 	return q, open && !now.After(q.until)
 }
 
-// abandon ends the requests that whoever sent them waits for.
+// abandon ends the requests that whoever sent them waits for, and takes no more: one
+// may be on its way from whoever found the peer before it left.
 func (a *asked) abandon() []orphan {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	a.gone = true
 	var left []orphan
 	for id, q := range a.open {
 		if q.replyTo != nil {
@@ -179,7 +182,10 @@ func (s *socket) ask(m subjects.EdgeRequest) {
 	now := time.Now()
 	q := question{kind: m.Type, payload: m.Payload, until: now.Add(time.Duration(m.TimeoutMS) * time.Millisecond), replyTo: m.ReplyTo}
 	if !s.asked.add(m.RequestID, q, now) {
-		s.log.Warn().Str("type", m.Type).Msg("request to a peer dropped: it owes too many answers")
+		s.log.Warn().Str("type", m.Type).Msg("request to a peer dropped: it is gone, or owes too many answers")
+		if m.ReplyTo != nil {
+			s.gateway.edge.orphan(s.token.Tenant, []orphan{{requestID: m.RequestID, to: *m.ReplyTo}})
+		}
 		return
 	}
 	frame := encodeFrame(requestFrame{RequestID: m.RequestID, Type: m.Type, Payload: m.Payload})

@@ -108,6 +108,46 @@ func TestDrain(t *testing.T) {
 	require.False(t, entry.Exists, "the row is gone at once, not when it lapses")
 }
 
+// TestDrainSpreadsReturns holds that peers of a gateway that stops are neither sent away
+// nor told to come back at once.
+func TestDrainSpreadsReturns(t *testing.T) {
+	t.Parallel()
+	const peers, quarters = 64, 4
+	w := newWorld(t)
+	g := w.gateway(t, func(c *Config) { c.Drain = time.Second })
+	clients := make([]*testClient, peers)
+	for i := range clients {
+		clients[i] = g.connect(t, grant{agent: "a1"})
+	}
+	g.end()
+	hints := [quarters]int{}
+	for _, c := range clients {
+		c.requireClosed(1001, "draining")
+		require.Len(t, c.events, 1)
+		var hint int
+		require.NoError(t, json.Unmarshal(member(t, c.events[0].Payload, "retry_after_ms"), &hint))
+		require.GreaterOrEqual(t, hint, 0)
+		require.Less(t, hint, 2000)
+		hints[hint*quarters/2000]++
+	}
+	// That a quarter gets none of so many draws happens once in twenty million runs.
+	require.NotContains(t, hints, 0, "%v", hints)
+	require.NoError(t, g.stop(t))
+	first, last := time.Time{}, time.Time{}
+	closings := w.events(t, subjects.AgentConnection("acme", "a1", "closed").String())
+	require.Len(t, closings, peers)
+	for _, one := range closings {
+		at := one.event.OccurredAt
+		if first.IsZero() || at.Before(first) {
+			first = at
+		}
+		if at.After(last) {
+			last = at
+		}
+	}
+	require.GreaterOrEqual(t, last.Sub(first), 500*time.Millisecond, "the closings are spread over the drain time")
+}
+
 func TestNoNewSocketsWhileDraining(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

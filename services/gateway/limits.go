@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
@@ -27,6 +28,7 @@ const (
 	limitStreams           = "tenant_streams"
 	limitRequests          = "request_rate"
 	limitBeacons           = "beacon_rate"
+	limitControls          = "control_rate"
 	limitFrame             = "frame_size"
 	limitQueue             = "send_queue"
 )
@@ -35,7 +37,7 @@ const (
 func limits() []string {
 	return []string{
 		limitUpgrades, limitHandshakes, limitAddressHandshakes, limitHandshake, limitHalfOpen, limitConnections, limitStreams, limitRequests,
-		limitBeacons, limitFrame, limitQueue,
+		limitBeacons, limitControls, limitFrame, limitQueue,
 	}
 }
 
@@ -144,6 +146,20 @@ func (h *handshakes) gauge() prometheus.Collector {
 func (s *socket) settled() {
 	s.gateway.handshakes.give(s.place)
 	s.place = place{}
+}
+
+// control lets a ping or a pong of the peer's through, or waits until it may pass: the
+// library answers pings by itself, as fast as they come, and reads on. Nothing is read
+// from the peer meanwhile, so it is its own connection that fills up. Only the reader
+// calls it, and its ctx bounds it.
+func (s *socket) control(ctx context.Context) bool {
+	if s.controls.Allow() {
+		return true
+	}
+	s.gateway.hit(limitControls)
+	s.busy.Add(1) // pongs go unseen
+	defer s.busy.Add(-1)
+	return s.controls.Wait(ctx) == nil
 }
 
 // sendAway closes a socket for whose handshake there is no place.

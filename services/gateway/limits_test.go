@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/netip"
@@ -219,6 +220,35 @@ func TestRefusalsByLimitAreCounted(t *testing.T) {
 	require.Equal(t, http.StatusOK, open.answer.StatusCode)
 	require.Equal(t, http.StatusTooManyRequests, g.open(t, token, nil, "", false).answer.StatusCode)
 	require.Equal(t, 1.0, g.hits(limitStreams))
+}
+
+// TestControlFrames holds that pings and pongs, which nobody asked for, cost their
+// sender time and nobody else anything, and that they put off no end.
+func TestControlFrames(t *testing.T) {
+	t.Parallel()
+	for name, frame := range map[string]string{"pings": "\x89\x80\x00\x00\x00\x00", "pongs": "\x8a\x80\x00\x00\x00\x00"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			g := w.gateway(t, func(c *Config) { c.RequestRate, c.RequestBurst, c.HandshakeTimeout = 1, 2, 3*time.Second })
+			in := g.connect(t, grant{})
+			conn, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", g.Addr())
+			require.NoError(t, err)
+			defer conn.Close()
+			_, err = fmt.Fprintf(conn, "GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"+
+				"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: %s\r\nAuthorization: Bearer %s\r\n\r\n%s",
+				subprotocol, w.token(t, grant{}), strings.Repeat(frame, 1000))
+			require.NoError(t, err)
+			within(t, func() bool { return g.hits(limitControls) >= 1 })
+			require.NoError(t, conn.SetReadDeadline(time.Now().Add(patience)))
+			said, _ := io.ReadAll(conn) // what was sent after it was closed may reset it
+			require.Contains(t, string(said), "101 Switching Protocols")
+			require.Contains(t, string(said), "handshake timeout")
+			require.LessOrEqual(t, strings.Count(string(said), "\x8a\x00"), 100, "answers")
+			in.ok("ping", map[string]any{}, nil)
+			within(t, func() bool { return g.handshakes.count() == 0 })
+		})
+	}
 }
 
 // TestHalfOpenConnections holds that those who send no request make room for those

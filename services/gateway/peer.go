@@ -119,7 +119,7 @@ func tooManyPeerRequests() *subjects.Problem {
 }
 
 func peerUnavailable() *subjects.Problem {
-	return &subjects.Problem{Code: subjects.CodePeerUnavailable, Message: "the peer is not connected"}
+	return &subjects.Problem{Code: subjects.CodePeerUnavailable, Message: "the peer is not connected, or takes no more requests"}
 }
 
 // askPeer sends a request to one connection and waits for its answer. The request

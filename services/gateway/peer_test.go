@@ -3,6 +3,7 @@ package gateway
 import (
 	"encoding/json"
 	"maps"
+	"slices"
 	"testing"
 	"time"
 
@@ -89,6 +90,32 @@ func TestAskPeer(t *testing.T) {
 	id = asker.send("peer.request", ask("agent", "ada"))
 	ada.reply(ada.asked(), map[string]any{"ok": false, "error": map[string]any{"code": "Odd Code", "message": "no"}})
 	require.Equal(t, "internal_error", asker.response(id).Error.Code)
+}
+
+// TestAskPeerThatTakesNoMore asks a peer that owes as many answers as it may, and one
+// that has just gone: whoever asks is told so, and not left to its deadline.
+func TestAskPeerThatTakesNoMore(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	g := w.gateway(t)
+	p := w.presence(t)
+	asker, ada := g.connect(t, producer()), g.connect(t, grant{agent: "ada"})
+	p.settle(t, g, ada)
+	within(t, func() bool { _, known := g.view.home("acme", peerTarget{"agent", "ada"}); return known })
+	sockets := g.roster.list()
+	s := sockets[slices.IndexFunc(sockets, func(s *socket) bool { return s.token.Agent == "ada" })]
+	question := func() subjects.EdgeRequest {
+		return subjects.EdgeRequest{RequestID: subjects.NewID(), Type: "task.execute", Payload: json.RawMessage(`{}`), TimeoutMS: time.Minute.Milliseconds()}
+	}
+	for range maxAsked {
+		s.ask(question())
+	}
+	brief := ask("agent", "ada")
+	brief["timeout_ms"] = 5000
+	require.Equal(t, "peer_unavailable", asker.refused("peer.request", brief).Code)
+
+	s.asked.abandon() // as its end does, while a question is on its way to it
+	require.Equal(t, "peer_unavailable", asker.refused("peer.request", brief).Code)
 }
 
 func TestAskPeerThatIsGone(t *testing.T) {

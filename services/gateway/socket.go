@@ -86,6 +86,7 @@ type socket struct {
 	asked     asked
 	requests  *rate.Limiter
 	beacons   *rate.Limiter
+	controls  *rate.Limiter // of pings and pongs
 	badFrames int
 	// place is the socket's among the handshakes, until its peer is authenticated.
 	place place

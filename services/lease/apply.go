@@ -117,7 +117,7 @@ func (s *Service) attempt(ctx context.Context, t task, row machine.Record, revis
 	case recalled && (t.late || t.outruns(row)):
 		return outcome{}, errRecalled
 	case t.outruns(row):
-		return outcome{}, fmt.Errorf("row %q: %w", t.key(), errBehind)
+		return outcome{}, fmt.Errorf("row %q: %w", t.key(), errOutrun)
 	case t.late:
 		return outcome{problem: tooLate()}, nil
 	}
@@ -141,6 +141,7 @@ func (s *Service) commit(
 	if err != nil {
 		return outcome{}, err
 	}
+	s.view.saved(t.key(), after.LeaseRow, revision)
 	if after.Book.Epoch != before.Book.Epoch {
 		s.count(before, after, now)
 	}

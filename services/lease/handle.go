@@ -69,10 +69,17 @@ func (s *Service) handleTimer(ctx context.Context, d *bus.Delivery, subject subj
 	_, err = s.apply(ctx, task{tenant: subject.Tenant, agent: timer.AgentID, in: machine.Input{
 		LeaseID: subject.Lease, Cause: causeOf(d), Fact: machine.TimerFired{Epoch: timer.Epoch},
 	}})
-	if errors.Is(err, errBehind) && d.Attempt >= timerAttempts {
+	if ofNoRow(err, d.Attempt) {
 		return bus.Permanent(fmt.Errorf("timer of epoch %d: %w", timer.Epoch, err))
 	}
 	return err
+}
+
+// ofNoRow reports whether a timer that failed so often has no row that it could be of.
+// One that fails for any other reason, a log that cannot be read for example, is tried
+// for as long as it takes: nothing but it ends its lease.
+func ofNoRow(err error, attempt int) bool {
+	return errors.Is(err, errOutrun) && attempt >= timerAttempts
 }
 
 // call is one command of a peer.

@@ -27,6 +27,9 @@ const (
 // repeated, and never to be taken for an absence.
 var errBehind = errors.New("reading is behind")
 
+// errOutrun says that a row is not there yet which the input is about.
+var errOutrun = fmt.Errorf("row is older than what it is asked: %w", errBehind)
+
 // load reads a lease's row as it is now; a lease that does not exist is the zero
 // Record.
 func (s *Service) load(ctx context.Context, key string) (bus.Entry, machine.Record, error) {
@@ -69,18 +72,38 @@ type scanned struct {
 
 // scan reads the rows under the keys that match the filters as they are now:
 // everything stored up to revision atLeast is taken into account, or the scan
-// fails. For that to be told one of the filters must match what was stored
-// there. Replicas store in order, so one that shows atLeast shows all before.
+// fails. For that to be told one of the filters must match what was stored there.
 // Progress, if there is one, is told of a long listing from time to time.
 func (s *Service) scan(ctx context.Context, atLeast uint64, progress func(), filters ...string) ([]scanned, error) {
-	for i, filter := range filters {
-		filters[i] = rowsPrefix + filter
-	}
 	ctx, cancel := context.WithTimeout(ctx, 2*requestTimeout)
 	defer cancel()
+	entries, through, err := s.rows.List(ctx, filters...)
+	if errors.Is(err, bus.ErrTooMany) {
+		return s.scanMany(ctx, atLeast, progress, filters)
+	}
+	if err == nil && through < atLeast {
+		err = errBehind
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list rows: %w", err)
+	}
+	rows := make([]scanned, 0, len(entries))
+	for _, e := range entries {
+		rows = append(rows, scanned{key: e.Key, value: e.Value, revision: e.Revision})
+	}
+	return rows, nil
+}
+
+// scanMany is scan for more rows than are listed at once, by a consumer, which costs
+// the server more. Replicas store in order, so one that shows atLeast shows all before.
+func (s *Service) scanMany(ctx context.Context, atLeast uint64, progress func(), filters []string) ([]scanned, error) {
+	matching := make([]string, 0, len(filters))
+	for _, filter := range filters {
+		matching = append(matching, rowsPrefix+filter)
+	}
 	consumer, err := s.conn.JS().CreateConsumer(ctx, rowsStream, jetstream.ConsumerConfig{
 		AckPolicy: jetstream.AckNonePolicy, DeliverPolicy: jetstream.DeliverLastPerSubjectPolicy,
-		FilterSubjects: filters, MemoryStorage: true, Replicas: 1, InactiveThreshold: time.Minute,
+		FilterSubjects: matching, MemoryStorage: true, Replicas: 1, InactiveThreshold: time.Minute,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("list rows: %w", err)

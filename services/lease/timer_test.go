@@ -2,6 +2,7 @@ package lease
 
 import (
 	"encoding/json"
+	"fmt"
 	"testing"
 	"time"
 
@@ -186,6 +187,16 @@ func TestInputAboutALaterRow(t *testing.T) {
 	require.NoError(t, err)
 	_, err = p.apply(t.Context(), task{tenant: "acme", agent: "ada", in: absent, listed: true})
 	require.ErrorIs(t, err, errBehind)
+}
+
+// TestTimerIsTriedUntilTheLogCanBeRead holds that a timer is given up for want of a row
+// alone: given up for a log that could not be read, its lease would never end.
+func TestTimerIsTriedUntilTheLogCanBeRead(t *testing.T) {
+	t.Parallel()
+	require.False(t, ofNoRow(fmt.Errorf("look up event: 0 of 1 messages came: %w", errBehind), 10*timerAttempts))
+	require.False(t, ofNoRow(bus.ErrUnavailable, 10*timerAttempts))
+	require.False(t, ofNoRow(fmt.Errorf("row: %w", errOutrun), timerAttempts-1))
+	require.True(t, ofNoRow(fmt.Errorf("row: %w", errOutrun), timerAttempts))
 }
 
 func TestMessagesNobodyCanRead(t *testing.T) {

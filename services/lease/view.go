@@ -14,7 +14,19 @@ import (
 type view struct {
 	mu     sync.Mutex
 	leases map[string]glimpse // by key
+	// own are the rows that this process saved and has not yet seen in the bucket.
+	// What it knows need not be read out of them again.
+	own map[string]ownRow // by key
 }
+
+// ownRow is a row that this process saved.
+type ownRow struct {
+	revision uint64
+	glimpse
+}
+
+// ownMost bounds them. One that is left out is read like any other's.
+const ownMost = 4096
 
 // glimpse is one lease in short.
 type glimpse struct {
@@ -22,7 +34,18 @@ type glimpse struct {
 	ClaimedAt time.Time `json:"claimed_at"`
 }
 
-func newView() *view { return &view{leases: map[string]glimpse{}} }
+func newView() *view { return &view{leases: map[string]glimpse{}, own: map[string]ownRow{}} }
+
+// saved takes a row that this process has saved. If the bucket has shown it already,
+// or never will because it was written over first, it stays until the next one of its
+// key.
+func (v *view) saved(key string, row subjects.LeaseRow, revision uint64) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if _, known := v.own[key]; known || len(v.own) < ownMost {
+		v.own[key] = ownRow{revision, glimpse{State: row.State, ClaimedAt: row.ClaimedAt}}
+	}
+}
 
 func (v *view) apply(u bus.Update) {
 	if u.Synced {
@@ -32,19 +55,34 @@ func (v *view) apply(u bus.Update) {
 		v.mu.Lock()
 		defer v.mu.Unlock()
 		clear(v.leases)
+		clear(v.own)
 		return
 	}
 	if _, _, _, err := subjects.ParseLeaseKey(u.Key); err != nil {
 		return
 	}
-	var g glimpse
-	known := u.Op == bus.Put && json.Unmarshal(u.Value, &g) == nil
+	g, known := v.glance(u)
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	delete(v.leases, u.Key)
 	if known {
 		v.leases[u.Key] = g
 	}
+}
+
+// glance is what an update says of its lease, if it has one and can be read.
+func (v *view) glance(u bus.Update) (glimpse, bool) {
+	v.mu.Lock()
+	own := v.own[u.Key]
+	if own.revision <= u.Revision {
+		delete(v.own, u.Key)
+	}
+	v.mu.Unlock()
+	if own.revision == u.Revision && u.Op == bus.Put {
+		return own.glimpse, true
+	}
+	var g glimpse
+	return g, u.Op == bus.Put && json.Unmarshal(u.Value, &g) == nil
 }
 
 // states counts the leases by state.

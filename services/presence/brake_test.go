@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/stretchr/testify/require"
 
+	"rollcall/services/presence/internal/machine"
 	"rollcall/subjects"
 )
 
@@ -150,6 +151,46 @@ func TestOpeningOfADeadIncarnation(t *testing.T) {
 		require.Empty(t, s.changes("bob"))
 		s.requireChanges("ada", online)
 		require.Positive(t, testutil.ToFloat64(p.metrics.openRefused))
+	})
+}
+
+// TestDeathBetweenRowAndAnnouncement has presence die after it saved the rows of an
+// opening, and the opening's gateway start anew before it is handled again: what the
+// rows say is announced all the same.
+func TestDeathBetweenRowAndAnnouncement(t *testing.T) {
+	t.Parallel()
+	eachMode(t, func(t *testing.T, s *stage) {
+		t.Helper()
+		g := s.gateway("g1")
+		for _, p := range []*peer{{agent: "ada", instance: "laptop"}, {instance: "screen"}} {
+			p.gateway, p.tenant, p.id, p.instance = g, "acme", subjects.NewID(), subjects.InstanceIDOfSPKI([]byte(p.instance))
+			id := subjects.NewID()
+			in := machine.Input{
+				Seq: p.publish("opened", id, p.opened()), EventID: id, Type: subjects.TypeConnectionOpened,
+				At: time.Now().UTC(), Fact: machine.Opened{ConnectionOpened: p.opened()},
+			}
+			if p.agent != "" {
+				row, _ := machine.Step(subjects.OfflineAgent(p.agent), in)
+				s.save(subjects.AgentKey(p.tenant, p.agent), row)
+				continue
+			}
+			row, _ := machine.StepInstance(subjects.InstanceRow{InstanceID: p.instance}, "", in, time.Minute)
+			s.save(subjects.InstanceKey(p.tenant, p.instance), row)
+		}
+		g.live()
+		s.start()
+		s.requireChanges("ada", online, subjects.StatusOffline)
+		s.eventually(func() bool { return len(s.events(subjects.TypeConnectionClosed)) == 2 }, "not closed")
+		screen := subjects.InstanceIDOfSPKI([]byte("screen"))
+		s.eventually(func() bool {
+			var upserted int
+			for _, e := range s.events(subjects.TypePresenceUpserted) {
+				if e.subject.Instance == screen {
+					upserted++
+				}
+			}
+			return upserted == 2
+		}, "the screen's coming and going is not announced")
 	})
 }
 

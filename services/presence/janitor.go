@@ -56,6 +56,7 @@ func (s *Service) observe(ctx context.Context, u bus.Update) {
 		s.roster.clear()
 		s.recent.clear()
 		s.brake.clear()
+		s.reader.forget()
 		return
 	}
 	var key subjects.PresenceKey
@@ -67,7 +68,7 @@ func (s *Service) observe(ctx context.Context, u bus.Update) {
 		err = s.brake.observe(u)
 	default:
 		if _, ours := subjects.ParsePresenceProcessKey(u.Key); !ours {
-			key, err = s.roster.apply(u)
+			key, err = s.roster.apply(u, s.recent)
 		}
 	}
 	if err != nil {

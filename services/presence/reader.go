@@ -71,6 +71,14 @@ func (r *reader) observe(u bus.Update) error {
 	return nil
 }
 
+// forget lets go of a row that is gone with its bucket: whoever takes the new bucket's
+// goes on from where the log was read to.
+func (r *reader) forget() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.row.Holder, r.revision = "", 0
+}
+
 // place is how far the reader is by its row, and the row's revision.
 func (r *reader) place() (seq, revision uint64) {
 	r.mu.Lock()

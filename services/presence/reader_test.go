@@ -79,3 +79,25 @@ func TestSwitchingModes(t *testing.T) {
 	require.NoError(t, err)
 	require.False(t, entry.Exists)
 }
+
+// TestBucketRemovedUnderTheReader removes the bucket, and the reader's row with it: it
+// is made again, and the log is read on from where the reader was.
+func TestBucketRemovedUnderTheReader(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, shared)
+	s.start()
+	g := s.gateway("g1")
+	g.open("ada", "laptop")
+	s.requireChanges("ada", online)
+	require.NoError(t, s.conn.JS().DeleteStream(t.Context(), "KV_"+subjects.BucketPresence))
+	s.eventually(func() bool {
+		rows, err := s.conn.Bucket(t.Context(), subjects.BucketPresence)
+		if err != nil {
+			return false
+		}
+		entry, err := rows.Get(t.Context(), subjects.PresenceReaderKey)
+		return err == nil && entry.Exists
+	}, "nobody reads any more")
+	g.open("bob", "tablet")
+	s.requireChanges("bob", online)
+}

@@ -164,6 +164,20 @@ func (s *Service) refuseDead(ctx context.Context, subject subjects.Subject, open
 	return true, err
 }
 
+// unsaved reports whether the row that an event concerns does not reflect it.
+func (s *Service) unsaved(ctx context.Context, subject subjects.Subject, seq uint64) (bool, error) {
+	if subject.Agent != "" {
+		row, err := s.agentRow(ctx, subjects.PresenceKey{Tenant: subject.Tenant, Agent: subject.Agent})
+		return row == nil || row.AppliedSeq < seq, err
+	}
+	var row subjects.InstanceRow
+	entry, err := s.rows.Get(ctx, subjects.InstanceKey(subject.Tenant, subject.Instance))
+	if err == nil && entry.Exists {
+		err = json.Unmarshal(entry.Value, &row)
+	}
+	return row.Applied[""] < seq, err
+}
+
 // closeLink closes one connection of a lost gateway.
 func (s *Service) closeLink(ctx context.Context, l link) error {
 	seq, err := s.storeClose(ctx, l)

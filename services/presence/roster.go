@@ -70,26 +70,29 @@ func (r *roster) clear() {
 	clear(r.perTenant)
 }
 
-// apply takes one update of the bucket. The error tells of a row nobody can
-// read, which only a foreign writer can have made.
-func (r *roster) apply(u bus.Update) (subjects.PresenceKey, error) {
+// apply takes one update of the bucket. A row of an agent that mine says this process
+// saved at the update's revision is not read again. The error tells of a row nobody
+// can read, which only a foreign writer can have made.
+func (r *roster) apply(u bus.Update, mine *recent) (subjects.PresenceKey, error) {
 	key, err := subjects.ParsePresenceKey(u.Key)
 	if err != nil {
 		return key, fmt.Errorf("key %q: %w", u.Key, err)
 	}
 	if key.Agent != "" {
-		return key, r.applyAgent(key, u)
+		return key, r.applyAgent(key, u, mine)
 	}
 	return key, r.applyInstance(key, u)
 }
 
-func (r *roster) applyAgent(key subjects.PresenceKey, u bus.Update) error {
+func (r *roster) applyAgent(key subjects.PresenceKey, u bus.Update, mine *recent) error {
 	if u.Op != bus.Put {
 		r.setAgent(u.Key, nil)
 		return nil
 	}
 	var row subjects.AgentRow
-	if err := json.Unmarshal(u.Value, &row); err != nil {
+	if saved, found := mine.get(u.Key); found && saved.revision == u.Revision {
+		row = saved.row
+	} else if err := json.Unmarshal(u.Value, &row); err != nil {
 		return fmt.Errorf("row %q: %w", u.Key, err)
 	}
 	summary := agentSummary{id: key, revision: u.Revision, status: row.Status, appliedSeq: row.AppliedSeq}

@@ -73,7 +73,7 @@ func classify(err error) class {
 	}
 	for _, permanent := range []error{
 		nats.ErrMaxPayload, nats.ErrBadSubject, nats.ErrInvalidMsg, nats.ErrHeadersNotSupported,
-		ErrTaken, ErrExists, errUnfit, jetstream.ErrInvalidBucketName, jetstream.ErrInvalidStreamName, jetstream.ErrStreamNameRequired,
+		ErrTaken, ErrExists, ErrTooMany, errUnfit, jetstream.ErrInvalidBucketName, jetstream.ErrInvalidStreamName, jetstream.ErrStreamNameRequired,
 		jetstream.ErrLimitMarkerTTLNotSupported, nats.ErrInvalidArg, nats.ErrBadHeaderMsg, jetstream.ErrInvalidOption, nats.ErrConnectionClosed,
 	} {
 		if errors.Is(err, permanent) {

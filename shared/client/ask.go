@@ -83,40 +83,57 @@ type Answer struct {
 
 // askPayload is the payload of peer.request.
 type askPayload struct {
-	To        Scope  `json:"to"`
-	Type      string `json:"type"`
-	Payload   any    `json:"payload"`
-	TimeoutMS int64  `json:"timeout_ms"`
+	To        Scope           `json:"to"`
+	Type      string          `json:"type"`
+	Payload   json.RawMessage `json:"payload"`
+	TimeoutMS int64           `json:"timeout_ms"`
 }
 
 // How long a peer may take to answer.
 const (
 	defaultAsk = 30 * time.Second
 	maxAsk     = 5 * time.Minute
+	// answerShare and maxAnswer are what of the asker's own time is left for the answer
+	// to come.
+	answerShare = 10
+	maxAnswer   = time.Second
 )
 
+// allowed is how long a peer may take that is asked now.
+func allowed(ctx context.Context) time.Duration {
+	deadline, bounded := ctx.Deadline()
+	if !bounded {
+		return defaultAsk
+	}
+	left := time.Until(deadline)
+	return min(max(left-min(left/answerShare, maxAnswer), time.Millisecond), maxAsk)
+}
+
 // Ask asks another peer of the tenant (peer.request) and decodes its answer into
-// result (a pointer, or nil to ignore it). The peer has as long as ctx has, five
-// minutes at most, and 30 s when ctx has no end. An [*Error] is the peer's own, or
+// result (a pointer, or nil to ignore it). The peer has nearly as long as ctx has,
+// five minutes at most, and 30 s when ctx has no end. An [*Error] is the peer's own, or
 // says peer_unavailable, timeout, or why the gateway did not ask.
 //
 // At most one peer answers, once: Ask waits for a connection and for its turn
 // (rate_limited), but what may have reached the peer is not asked again. After an
 // error that is no [*Error], or unavailable, it is not known whether it did.
 func (s *Session) Ask(ctx context.Context, q Question, result any) (Answer, error) {
-	limit := defaultAsk
-	if deadline, bounded := ctx.Deadline(); bounded {
-		limit = min(max(time.Until(deadline), time.Millisecond), maxAsk)
+	if q.Payload == nil {
+		q.Payload = struct{}{}
 	}
-	payload := askPayload{To: q.To, Type: q.Type, Payload: q.Payload, TimeoutMS: limit.Milliseconds()}
-	if payload.Payload == nil {
-		payload.Payload = struct{}{}
+	data, err := json.Marshal(q.Payload)
+	if err != nil {
+		return Answer{}, fmt.Errorf("ask for %s: encode payload: %w", q.Type, err)
+	}
+	// Made anew for each attempt: to wait for a connection or a turn takes time too.
+	payload := func() any {
+		return askPayload{To: q.To, Type: q.Type, Payload: data, TimeoutMS: allowed(ctx).Milliseconds()}
 	}
 	var answer struct {
 		ConnectionID string          `json:"connection_id"`
 		Result       json.RawMessage `json:"result"`
 	}
-	if err := s.request(ctx, "peer.request", payload, &answer, false); err != nil {
+	if err := s.repeat(ctx, "peer.request", payload, &answer, false); err != nil {
 		return Answer{}, err
 	}
 	return Answer{answer.ConnectionID}, decode(q.Type, answer.Result, result)
@@ -138,6 +155,11 @@ func (s *Session) request(ctx context.Context, kind string, payload, result any,
 	if err != nil {
 		return fmt.Errorf("request %s: encode payload: %w", kind, err)
 	}
+	return s.repeat(ctx, kind, func() any { return json.RawMessage(data) }, result, harmless)
+}
+
+// repeat is request with a payload of each attempt's own, which encodes.
+func (s *Session) repeat(ctx context.Context, kind string, payload func() any, result any, harmless bool) error {
 	var raw json.RawMessage
 	var ended *Conn
 	attempt := func() error {
@@ -145,13 +167,13 @@ func (s *Session) request(ctx context.Context, kind string, payload, result any,
 		if err != nil {
 			return err
 		}
-		err = conn.Request(ctx, kind, json.RawMessage(data), &raw)
+		err = conn.Request(ctx, kind, payload(), &raw)
 		if _, refused := errors.AsType[*Error](err); err != nil && !refused {
 			ended = conn
 		}
 		return err
 	}
-	err = retrying(ctx, attempt, func(err error) bool {
+	err := retrying(ctx, attempt, func(err error) bool {
 		_, unsent := errors.AsType[*unsentError](err)
 		refusal, refused := errors.AsType[*Error](err)
 		switch {

@@ -24,7 +24,8 @@
 //	OnConnect      what has to be said again: moderate, beacon
 //	restored       events.subscribe behind the last event that it kept, and
 //	               presence.subscribe, whose snapshot is handed on again
-//	connected      Publish, Ask and Request get through
+//	connected      Publish, Ask and Request get through; before it is restored if
+//	               there is no room yet for what that brings
 //	room runs out  it unsubscribes, and subscribes again behind the last event that
 //	               it kept once the handlers have made half the room free
 //	lost           it waits a random time up to a bound that doubles from 1 s to

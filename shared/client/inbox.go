@@ -21,7 +21,9 @@ type inbox struct {
 	mu    sync.Mutex
 	items []item
 	bytes int
-	seen  seen
+	// snapshots is how many of the items are snapshots.
+	snapshots int
+	seen      seen
 	// flowing and last are about the connection of the moment. Last is the cursor
 	// of the last event on it.
 	flowing bool
@@ -117,15 +119,21 @@ func (b *inbox) take(e Event) {
 	b.push(item{event: e, logged: logged, size: size})
 }
 
-// takeSnapshot puts a snapshot in, or drops it.
+// takeSnapshot puts a snapshot in, or drops it. One comes on top of what there is
+// room for: it may be larger than all of it, and would wait for ever for a moment
+// without events.
 func (b *inbox) takeSnapshot(s Snapshot, size int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.snapshots == 0 {
+		size = 0
+	}
 	switch {
 	case b.closed || !b.flowing:
-	case !b.fits(size):
+	case b.snapshots > 0 && !b.fits(size):
 		b.stop()
 	default:
+		b.snapshots++
 		b.push(item{snapshot: &s, size: size})
 	}
 }
@@ -174,6 +182,9 @@ func (b *inbox) pop() (i item, found, closed bool) {
 	b.items[0] = item{}
 	b.items = b.items[1:]
 	b.bytes -= i.size
+	if i.snapshot != nil {
+		b.snapshots--
+	}
 	if b.halfFree() {
 		signal(b.half)
 	}
@@ -199,9 +210,9 @@ func (b *inbox) cursor() string {
 
 func (b *inbox) halfFree() bool { return len(b.items) <= b.maxItems/2 && b.bytes <= b.maxBytes/2 }
 
-// spare waits until half the room is free. It is false when ctx or the connection
-// ends first.
-func (b *inbox) spare(ctx context.Context, ended <-chan struct{}) bool {
+// spare waits until half the room is free, and calls full before if it is not. It is
+// false when ctx or the connection ends first.
+func (b *inbox) spare(ctx context.Context, ended <-chan struct{}, full func()) bool {
 	for {
 		b.mu.Lock()
 		free := b.halfFree()
@@ -209,6 +220,7 @@ func (b *inbox) spare(ctx context.Context, ended <-chan struct{}) bool {
 		if free {
 			return true
 		}
+		full()
 		select {
 		case <-b.half:
 		case <-ended:

@@ -166,7 +166,7 @@ func (c *Conn) Moderate(ctx context.Context, prefixes ...string) error {
 // lease that is not granted is a [*RefusedError], and work does not run.
 //
 // Ctx bounds the waiting and is passed on to work. Finalize and rollback have
-// a few seconds of their own: an act that was done is recorded even if ctx has
+// a few seconds of their own, and are tried again in them: an act that was done is recorded even if ctx has
 // ended meanwhile. If finalize fails the act was done and the error says what
 // is not recorded.
 func (c *Conn) Use(
@@ -179,21 +179,35 @@ func (c *Conn) Use(
 	finished := false
 	defer func() {
 		if !finished { // a panic is under way, or a Goexit
-			_ = c.settle(ctx, func(ctx context.Context) error { return c.RollbackLease(ctx, claim, "panic") })
+			_ = c.settle(ctx, LeaseGranted, func(ctx context.Context) error { return c.RollbackLease(ctx, claim, "panic") })
 		}
 	}()
 	messageID, err := work(ctx, claim)
 	finished = true
 	if err != nil {
-		return errors.Join(err, c.settle(ctx, func(ctx context.Context) error { return c.RollbackLease(ctx, claim, "error") }))
+		return errors.Join(err, c.settle(ctx, LeaseGranted, func(ctx context.Context) error { return c.RollbackLease(ctx, claim, "error") }))
 	}
-	return c.settle(ctx, func(ctx context.Context) error { return c.FinalizeLease(ctx, claim, messageID) })
+	return c.settle(ctx, LeaseConsumed, func(ctx context.Context) error { return c.FinalizeLease(ctx, claim, messageID) })
 }
 
-func (c *Conn) settle(ctx context.Context, end func(context.Context) error) error {
+// settle ends a claim, and tries again while that is refused for the moment. After
+// unavailable it may have been done: the lease is in the state that it brings then.
+func (c *Conn) settle(ctx context.Context, brings string, end func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
 	defer cancel()
-	return end(ctx)
+	unsure := false
+	return retrying(ctx, func() error {
+		err := end(ctx)
+		refusal, is := errors.AsType[*Error](err)
+		if !is {
+			return err
+		}
+		if _, stale := refusal.Details["fence"]; unsure && refusal.Code == CodeLeaseInvalid && refusal.Details["state"] == brings && !stale {
+			return nil
+		}
+		unsure = unsure || refusal.Code == CodeUnavailable
+		return err
+	}, passing)
 }
 
 // acquire asks for a lease, waits for the verdict if there is one to wait for,
@@ -229,7 +243,7 @@ func (c *Conn) acquire(ctx context.Context, resource string, o LeaseOptions) (Cl
 func (c *Conn) awaitVerdict(ctx context.Context, seen *leaseWatch, id, state string) (string, error) {
 	waiting, cancel := context.WithTimeout(ctx, lookEvery)
 	defer cancel()
-	lease, err := seen.next(waiting, c.done, id)
+	lease, err := seen.next(waiting, c, id)
 	if err == nil {
 		return lease.State, nil
 	}
@@ -237,7 +251,7 @@ func (c *Conn) awaitVerdict(ctx context.Context, seen *leaseWatch, id, state str
 		return "", err
 	}
 	lease, err = c.GetLease(ctx, id)
-	if refusal, is := errors.AsType[*Error](err); is && refusal.Code == CodeUnavailable {
+	if passing(err) {
 		return state, nil
 	}
 	return lease.State, err
@@ -306,7 +320,7 @@ func (w *leaseWatch) add(lease Lease) {
 }
 
 // next returns the next event of one lease.
-func (w *leaseWatch) next(ctx context.Context, ended <-chan struct{}, id string) (Lease, error) {
+func (w *leaseWatch) next(ctx context.Context, on *Conn, id string) (Lease, error) {
 	for {
 		w.mu.Lock()
 		for len(w.leases) > 0 {
@@ -322,8 +336,8 @@ func (w *leaseWatch) next(ctx context.Context, ended <-chan struct{}, id string)
 		case <-w.more:
 		case <-ctx.Done():
 			return Lease{}, ctx.Err()
-		case <-ended:
-			return Lease{}, ErrClosed
+		case <-on.done:
+			return Lease{}, on.Err()
 		}
 	}
 }

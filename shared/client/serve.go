@@ -48,11 +48,11 @@ type serving struct {
 
 // answerFrame is the response to a request of the gateway.
 type answerFrame struct {
-	RequestID string `json:"request_id"`
-	Type      string `json:"type"`
-	OK        bool   `json:"ok"`
-	Result    any    `json:"result,omitempty"`
-	Error     *Error `json:"error,omitempty"`
+	RequestID string          `json:"request_id"`
+	Type      string          `json:"type"`
+	OK        bool            `json:"ok"`
+	Result    json.RawMessage `json:"result,omitempty"`
+	Error     *Error          `json:"error,omitempty"`
 }
 
 // serve answers a request of the gateway: with what OnRequest says, or, without
@@ -80,15 +80,19 @@ func (c *Conn) serve(life context.Context, f frame) {
 func (c *Conn) answer(ctx context.Context, f frame, result any, err error) {
 	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
-	out := answerFrame{RequestID: f.RequestID, Type: f.Type, OK: err == nil, Result: result}
+	out := answerFrame{RequestID: f.RequestID, Type: f.Type}
+	if err == nil {
+		// What cannot be said must not leave whoever asked to its deadline.
+		out.Result, err = json.Marshal(result)
+	}
 	if err != nil {
 		var refusal *Error
 		if !errors.As(err, &refusal) {
 			refusal = &Error{Code: "internal_error", Message: "the peer could not serve the request"}
 		}
 		out.Result, out.Error = nil, refusal
-	} else if result == nil {
-		out.Result = struct{}{}
+	} else if out.OK = true; result == nil {
+		out.Result = json.RawMessage(`{}`)
 	}
 	_ = c.write(ctx, out)
 }

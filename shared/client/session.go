@@ -76,9 +76,9 @@ type SessionOptions struct {
 	// zero. The oldest is forgotten first.
 	Remember int
 	// Queue and QueueBytes bound what waits for the handlers, 1,024 events and
-	// 4 MiB of payloads when zero. A single one always fits. When there is no room
-	// the session ends its subscriptions, and makes them again behind the last
-	// event that it kept once half the room is free.
+	// 4 MiB of payloads when zero. A single one always fits, and one snapshot comes on
+	// top. When there is no room the session ends its subscriptions, and makes them
+	// again behind the last event that it kept once half the room is free.
 	Queue, QueueBytes int
 }
 
@@ -144,7 +144,8 @@ type Session struct {
 	}
 
 	mu sync.Mutex
-	// conn is the connection of the moment, once everything is restored on it.
+	// conn is the connection of the moment, once everything is restored on it that
+	// there is room for.
 	conn *Conn
 	// dialed is the connection of the moment as soon as there is one.
 	dialed *Conn
@@ -311,7 +312,9 @@ func (s *Session) hold(ctx context.Context, conn *Conn) error {
 			return given(fmt.Errorf("say again on a new connection: %w", err))
 		}
 	}
-	for s.inbox.spare(ctx, conn.Done()) {
+	// What waits may wait for a handler that waits for a connection.
+	full := func() { s.set(func() { s.conn = conn }) }
+	for s.inbox.spare(ctx, conn.Done(), full) {
 		subscription, err := s.subscribe(ctx, conn)
 		if err != nil {
 			return given(err)
@@ -423,8 +426,8 @@ func (s *Session) set(change func()) {
 	s.changed = make(chan struct{})
 }
 
-// Connected waits until there is a connection on which everything is restored,
-// and returns it. Leases are bound to it: what is asked of it does not survive it.
+// Connected waits until there is a connection on which everything is restored, or
+// will be once the handlers have made room, and returns it. Leases are bound to it: what is asked of it does not survive it.
 func (s *Session) Connected(ctx context.Context) (*Conn, error) { return s.other(ctx, nil) }
 
 // other is Connected for somebody who has seen one connection end.

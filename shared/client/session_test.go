@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -341,6 +342,37 @@ func TestHandlerMayPublishWhateverWaits(t *testing.T) {
 	eventually(t, "all events", func() bool { return len(got.ids()) >= events })
 	require.Equal(t, g.ids, got.ids())
 	require.Greater(t, len(g.requests("event.publish")), events-10)
+}
+
+// Where a handler waits for the next connection, that one must not wait for the
+// handler to make room.
+func TestHandlerMayPublishAfterALoss(t *testing.T) {
+	t.Parallel()
+	const events, room = 50, 4
+	g := newLog(events)
+	url := serve(t, func(ctx context.Context, p *peer) { g.serve(ctx, p, room+1) }) // one is handled, and as many wait as may
+	var session atomic.Pointer[client.Session]
+	lost := make(chan struct{})
+	var once sync.Once
+	var got collected
+	var h client.Handlers
+	h.Any(func(ctx context.Context, e client.Event) {
+		select {
+		case <-lost:
+		case <-ctx.Done():
+			return
+		}
+		if _, err := session.Load().Publish(ctx, client.Publication{EventID: e.EventID, Type: "x.y"}); err != nil && ctx.Err() == nil {
+			t.Error(err)
+		}
+		got.add(ctx, e)
+	})
+	session.Store(open(t, client.SessionOptions{
+		URLs: []string{url}, Events: []string{"*"}, Handlers: h, Queue: room,
+		OnLost: func(error, time.Duration) { once.Do(func() { close(lost) }) },
+	}))
+	eventually(t, "all events", func() bool { return len(got.ids()) >= events })
+	require.Equal(t, g.ids, got.ids())
 }
 
 func TestResyncIsTold(t *testing.T) {
@@ -976,4 +1008,93 @@ func TestSnapshotsOfTheWholeTenantFit(t *testing.T) {
 	h.Snapshot(func(_ context.Context, s client.Snapshot) { got <- len(s.Statuses) })
 	open(t, client.SessionOptions{URLs: []string{url}, Presence: client.Selection{All: true}, Handlers: h, QueueBytes: 100})
 	require.Equal(t, 200, <-got)
+}
+
+// A snapshot that is larger than the queue's bound comes beside whatever else waits:
+// where events come all the time it would never be alone.
+func TestSnapshotsFitBesideEvents(t *testing.T) {
+	t.Parallel()
+	g := newLog(3)
+	url := serve(t, func(ctx context.Context, p *peer) { g.serve(ctx, p, 0) })
+	var got collected
+	var snapshots atomic.Int64
+	var h client.Handlers
+	goOn := make(chan struct{})
+	gate := func(ctx context.Context) {
+		select {
+		case <-goOn:
+		case <-ctx.Done():
+		}
+	}
+	h.Any(func(ctx context.Context, e client.Event) { gate(ctx); got.add(ctx, e) })
+	h.Snapshot(func(ctx context.Context, _ client.Snapshot) { gate(ctx); snapshots.Add(1) })
+	s := open(t, client.SessionOptions{
+		URLs: []string{url}, Events: []string{"*"}, Presence: client.Selection{All: true}, Handlers: h,
+		QueueBytes: 50, // three events, and less than a snapshot
+	})
+	conn, err := s.Connected(within(t))
+	require.NoError(t, err)
+	eventually(t, "the snapshot's request", func() bool { return len(g.requests("presence.subscribe")) > 0 })
+	require.NoError(t, conn.Request(within(t), "ping", nil, nil))
+	close(goOn)
+	eventually(t, "all events", func() bool { return slices.Equal(got.ids(), g.ids) })
+	eventually(t, "the snapshot", func() bool { return snapshots.Load() == 1 })
+	require.Empty(t, g.requests("presence.unsubscribe"), "there was room")
+	require.Len(t, g.requests("presence.subscribe"), 1)
+}
+
+// What the peer may take is what the asker still has when the question is asked, and
+// a little less, so that the gateway's own word on it comes in time.
+func TestAskLeavesTimeForTheAnswer(t *testing.T) {
+	t.Parallel()
+	const limit, wait = 20 * time.Second, 2 * time.Second
+	limits := make(chan float64, 2)
+	url := serve(t, func(ctx context.Context, p *peer) {
+		if !p.accept(ctx, 15_000) {
+			return
+		}
+		for _, refusal := range []string{client.CodeRateLimited, client.CodeTimeout} {
+			f, _ := p.read(ctx)
+			payload, _ := f["payload"].(map[string]any)
+			ms, _ := payload["timeout_ms"].(float64)
+			limits <- ms
+			p.refuse(ctx, f, refusal, map[string]any{"retry_after_ms": wait.Milliseconds()})
+		}
+		p.read(ctx)
+	})
+	s := open(t, client.SessionOptions{URLs: []string{url}})
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	defer cancel()
+	_, err := s.Ask(ctx, client.Question{To: client.Scope{Kind: "agent", ID: "a1"}, Type: "task.execute"}, nil)
+	var refusal *client.Error
+	require.ErrorAs(t, err, &refusal)
+	require.Equal(t, client.CodeTimeout, refusal.Code)
+	first, second := <-limits, <-limits
+	require.LessOrEqual(t, first, float64((limit - time.Second).Milliseconds()))
+	require.LessOrEqual(t, second, first-float64(wait.Milliseconds()), "the wait for its turn counts")
+}
+
+func TestAnswerThatCannotBeSaid(t *testing.T) {
+	t.Parallel()
+	answers := make(chan map[string]any, 1)
+	url := serve(t, func(ctx context.Context, p *peer) {
+		if !p.accept(ctx, 15_000) {
+			return
+		}
+		p.send(ctx, map[string]any{"request_id": "q1", "type": "task.execute", "payload": map[string]any{}})
+		answer, _ := p.read(ctx)
+		answers <- answer
+		p.read(ctx)
+	})
+	var h client.Handlers
+	client.Serve(&h, "task.execute", func(context.Context, struct{}) (any, error) { return math.NaN(), nil })
+	s := open(t, client.SessionOptions{URLs: []string{url}, Handlers: h})
+	select {
+	case answer := <-answers:
+		require.Equal(t, "internal_error", codeOf(answer), "whoever asked is not left to its deadline")
+	case <-within(t).Done():
+		require.Fail(t, "no answer")
+	}
+	_, err := s.Connected(within(t))
+	require.NoError(t, err)
 }

@@ -56,6 +56,7 @@ const (
 	BadAgent        Class = "more than one agent or an invalid one"
 	BadRole         Class = "not exactly one known role"
 	Revoked         Class = "revoked"
+	Restricted      Class = "limited to networks or hours, which a gateway does not check"
 	BeyondIssuer    Class = "a scope that its issuer may not grant"
 )
 
@@ -87,6 +88,10 @@ func (t *Trust) Verify(text string, now time.Time) (Token, error) {
 	}
 	if err := checkTime(claims, now); err != nil {
 		return Token{}, err
+	}
+	// A limit that NATS would hold and nobody holds here must not read as if it were.
+	if len(claims.Src) > 0 || len(claims.Times) > 0 {
+		return Token{}, &RefusedError{Class: Restricted}
 	}
 	token, err := read(claims)
 	if err == nil {

@@ -113,6 +113,8 @@ func TestVerifyRefuses(t *testing.T) {
 		"identity key":            {sign(t, claims(t, good...), k.account), token.UntrustedIssuer},
 		"names a trusted account": {namesAccount(t, public(t, k.signing), foreign.signing), token.UntrustedIssuer},
 		"expired":                 {with(func(c *jwt.UserClaims) { c.Expires = now.Unix() }), token.Expired},
+		"for some networks":       {with(func(c *jwt.UserClaims) { c.Src.Set("10.0.0.0/8") }), token.Restricted},
+		"for some hours":          {with(func(c *jwt.UserClaims) { c.Times = []jwt.TimeRange{{Start: "08:00:00", End: "17:00:00"}} }), token.Restricted},
 		"not yet valid":           {with(func(c *jwt.UserClaims) { c.NotBefore = now.Unix() + 1 }), token.NotYetValid},
 		"no tenant":               {tagged("role:client"), token.BadTenant},
 		"two tenants":             {tagged("tenant:acme", "tenant:globex", "role:client"), token.BadTenant},

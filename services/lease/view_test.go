@@ -1,0 +1,40 @@
+package lease
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"rollcall/shared/bus"
+	"rollcall/subjects"
+)
+
+func TestViewKnowsItsOwnRowsAndReadsTheRest(t *testing.T) {
+	t.Parallel()
+	const key = "acme.build-7.01890a5d-ac96-774b-bcce-b302099a8057"
+	claimed := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	put := func(value string, revision uint64) bus.Update {
+		return bus.Update{Op: bus.Put, Key: key, Value: []byte(value), Revision: revision}
+	}
+	v := newView()
+
+	v.saved(key, subjects.LeaseRow{State: subjects.LeaseClaimed, ClaimedAt: claimed}, 7)
+	v.apply(put(`{"state":"GRANTED"}`, 6))
+	require.Equal(t, map[string]int{subjects.LeaseGranted: 1}, v.states(), "an earlier row of another process is read")
+	v.apply(put(`what was saved is not read again`, 7))
+	require.Equal(t, map[string]int{subjects.LeaseClaimed: 1}, v.states())
+	require.Equal(t, claimed, v.oldestClaim())
+	v.apply(put(`{"state":"CONSUMED"}`, 8))
+	require.Equal(t, map[string]int{subjects.LeaseConsumed: 1}, v.states(), "a later row of another process is read")
+
+	v.saved(key, subjects.LeaseRow{State: subjects.LeaseClaimed}, 9)
+	v.apply(put(`{"state":"EXPIRED"}`, 10))
+	require.Equal(t, map[string]int{subjects.LeaseExpired: 1}, v.states(), "one that was written over before it was seen is forgotten")
+	require.Empty(t, v.own)
+
+	v.saved(key, subjects.LeaseRow{State: subjects.LeaseClaimed}, 11)
+	v.apply(bus.Update{Reset: true})
+	v.apply(put(`{"state":"PENDING"}`, 11))
+	require.Equal(t, map[string]int{subjects.LeasePending: 1}, v.states(), "another bucket counts its revisions anew")
+}
