@@ -66,6 +66,8 @@ func TestConsumersDoNotLeak(t *testing.T) {
 	_, err := here[0].Beacon(t.Context(), client.Report{})
 	require.NoError(t, err)
 	await(t, "a beacon in its row", func() bool { return s.agentRow(staying[0]).LastSeenAt.After(before) })
+	// And the rows, of those who are gone too, are what the log gives.
+	s.requireReplay("--presence-retention=1s")
 }
 
 // perAgentPrefix starts the names of presence's consumers of agents.
