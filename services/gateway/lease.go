@@ -203,21 +203,25 @@ type peerResponse struct {
 	Error     *subjects.Problem `json:"error"`
 }
 
-// handleResponse takes a peer's answer. One that nothing waits for is ignored;
-// one that cannot be read is told to the peer.
+// handleResponse takes a peer's answer. One that nothing waits for is ignored, and
+// speaks for nobody; one that cannot be read is told to the peer.
 func (s *socket) handleResponse(ctx context.Context, data []byte) {
 	response, err := s.dialect.response(data)
 	if err != nil {
 		s.badFrame(errorInvalidMessage, err.Error())
 		return
 	}
-	s.badFrames = 0
 	q, open := s.asked.take(response.RequestID, time.Now())
-	if open && q.replyTo != nil {
+	if !open {
+		s.control(ctx) // however many there are, they are read no faster than requests
+		return
+	}
+	s.badFrames = 0
+	if q.replyTo != nil {
 		s.passAnswer(ctx, response, *q.replyTo)
 		return
 	}
-	if !open || q.kind != subjects.TypeLeaseAuthorize {
+	if q.kind != subjects.TypeLeaseAuthorize {
 		return
 	}
 	if !response.OK {

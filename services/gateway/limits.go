@@ -148,8 +148,9 @@ func (s *socket) settled() {
 	s.place = place{}
 }
 
-// control lets a ping or a pong of the peer's through, or waits until it may pass: the
-// library answers pings by itself, as fast as they come, and reads on. Nothing is read
+// control lets something of the peer's through that it was not asked for, or waits until
+// it may pass: an answer, or a ping or a pong, of which the library answers the first by
+// itself, as fast as they come, and reads on. Nothing is read
 // from the peer meanwhile, so it is its own connection that fills up. Only the reader
 // calls it, and its ctx bounds it.
 func (s *socket) control(ctx context.Context) bool {

@@ -251,6 +251,27 @@ func TestControlFrames(t *testing.T) {
 	}
 }
 
+// TestAnswersToNothing holds that answers that nobody waits for are bounded as requests
+// are, and do not make up for frames that say nothing.
+func TestAnswersToNothing(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	g := w.gateway(t, func(c *Config) { c.RequestRate, c.RequestBurst = 20, 5 })
+	peer := g.connect(t, grant{})
+	for range 40 {
+		peer.raw(`{"request_id":"x","type":"ping","ok":true,"result":{}}`)
+	}
+	peer.ok("ping", map[string]any{}, nil)
+	require.GreaterOrEqual(t, g.hits(limitControls), 1.0)
+
+	bad := g.connect(t, grant{})
+	for range maxBadFrames {
+		bad.raw(`{`)
+		bad.raw(`{"request_id":"x","type":"ping","ok":true,"result":{}}`)
+	}
+	bad.requireClosed(4003, "too many invalid frames")
+}
+
 // TestHalfOpenConnections holds that those who send no request make room for those
 // who do.
 func TestHalfOpenConnections(t *testing.T) {

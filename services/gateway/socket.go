@@ -86,7 +86,7 @@ type socket struct {
 	asked     asked
 	requests  *rate.Limiter
 	beacons   *rate.Limiter
-	controls  *rate.Limiter // of pings and pongs
+	controls  *rate.Limiter // of pings, pongs and answers that nobody waits for
 	badFrames int
 	// place is the socket's among the handshakes, until its peer is authenticated.
 	place place

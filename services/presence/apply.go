@@ -28,6 +28,9 @@ const casAttempts = 8
 
 // handle applies one delivery from an agent's or the instances' consumer.
 func (s *Service) handle(ctx context.Context, d *bus.Delivery) error {
+	if of, err := subjects.Parse(d.Subject); err == nil && !machine.Concerns(of) {
+		return nil
+	}
 	subject, event, err := machine.Read(d.Seq, d.Subject, d.Data)
 	if err != nil {
 		s.metrics.refused.Inc()

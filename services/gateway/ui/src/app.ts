@@ -23,8 +23,6 @@ export interface Health {
   /** status is the answer of /status; null where the gateway has none. */
   status: any;
   statusError: string;
-  connections: Page<any> | null;
-  connectionsError: string;
   ready: { status: number; text: string } | null;
 }
 
@@ -36,7 +34,7 @@ export class App {
   painters = 0;
   samples: Sample[] = [];
   welcome: Welcome | null = null;
-  health: Health = { status: null, statusError: "", connections: null, connectionsError: "", ready: null };
+  health: Health = { status: null, statusError: "", ready: null };
   /** seenAt is when this page was last certain. */
   seenAt = 0;
   everLive = false;
@@ -287,19 +285,12 @@ export class App {
   }
 
   async #askHealth(): Promise<void> {
-    const health: Health = { status: null, statusError: "", connections: null, connectionsError: "", ready: null };
+    const health: Health = { status: null, statusError: "", ready: null };
     health.ready = await probe("/readyz").catch(() => null);
     try {
       health.status = await ask<any>("/status");
     } catch (error) {
       health.statusError = missing(error);
-    }
-    if (location.hash.startsWith("#/health")) {
-      try {
-        health.connections = await ask<Page<any>>("/connections?limit=1");
-      } catch (error) {
-        health.connectionsError = missing(error);
-      }
     }
     this.health = health;
   }

@@ -1,11 +1,12 @@
 import assert from "node:assert/strict";
 import test from "node:test";
+import { describe } from "../src/model/describe.ts";
 import { delay } from "../src/model/backoff.ts";
 import { arrange, hit, move, place } from "../src/model/layout.ts";
 import { entered, Leases, maxOver } from "../src/model/leases.ts";
 import { addSample, hour, merge, readSamples, runs, sampleEvery, words, type Counted, type Sample } from "../src/model/strip.ts";
 import { keep, readTypes, Tail } from "../src/model/tail.ts";
-import { age, compareTimes } from "../src/model/time.ts";
+import { age, compareTimes, moment } from "../src/model/time.ts";
 import type { Event, LeaseRow } from "../src/model/types.ts";
 import { base32, base64url } from "../src/wire/key.ts";
 
@@ -16,6 +17,17 @@ test("times compare by all their digits", () => {
   assert.equal(compareTimes("2026-01-01T00:00:00.10Z", "2026-01-01T00:00:00.1Z"), 0);
   assert.equal(compareTimes(undefined, order[0]), -1);
   assert.equal(age("2026-01-01T00:00:00Z", Date.parse("2026-01-01T02:03:00Z")), "2 h 3 min");
+});
+
+test("an event says in a few words what it is about, and one of another version breaks nothing", () => {
+  const of = (type: string, payload: unknown) => describe({ event_id: "e", type, occurred_at: "", scope: { kind: "global" }, payload, cursor: "" });
+  assert.equal(of("presence.changed", { previous: "online", status: "offline", reason: "gateway_lost" }), "online → offline, gateway_lost");
+  assert.equal(of("presence.upserted", { entry: { agent_id: "a1", reason: "connected" } }), "a1, connected");
+  assert.equal(of("lease.expired", { lease: { resource: "deploy/x", reason: "timeout" } }), "deploy/x, timeout");
+  assert.equal(of("connection.closed", { reason: "client_closed" }), "client_closed");
+  assert.equal(of("run.started", { run_id: "r", agent_id: "a1", title: "test" }), "a1, test");
+  for (const type of ["presence.upserted", "presence.pruned", "connection.closed", "lease.x", "run.x", "other.thing"]) assert.equal(of(type, {}), "", type);
+  assert.equal(moment("2026-01-02T03:04:05.000000006Z"), "2026-01-02 03:04:05 UTC");
 });
 
 test("cells fit where they can, and every cell is found where it was placed", () => {
@@ -76,7 +88,7 @@ test("what the gateway counted fills what this page did not see, and corrects wh
 test("the strip says how much of the hour it does not know", () => {
   assert.equal(words([]), "nothing is known yet");
   const at = (n: number, working: number): Sample => [n * sampleEvery, working, 0, 0, 0];
-  assert.equal(words([at(0, 2)]), "2 working in the moments that are known; hatched: not known");
+  assert.equal(words([at(0, 2)]), "2 working in the minute that is known; hatched: not known");
   assert.equal(words(Array.from({ length: 72 }, (_, n) => at(n, n % 3))), "0 to 2 working in the 12 minutes that are known; hatched: not known");
   assert.equal(words(Array.from({ length: 360 }, (_, n) => at(n, 4))), "4 working");
 });

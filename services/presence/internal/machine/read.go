@@ -22,6 +22,18 @@ func Read(seq uint64, subject string, data []byte) (subjects.Subject, subjects.E
 	return of, event, nil
 }
 
+// Concerns reports whether an event on a subject can move a row. What cannot need not
+// be read: of a lease's events it is most.
+func Concerns(subject subjects.Subject) bool {
+	switch subject.Type() {
+	case subjects.TypeConnectionOpened, subjects.TypeConnectionClosed, subjects.TypeConnectionBeacon,
+		subjects.TypeLeaseGranted, subjects.TypeLeaseConsumed, subjects.TypeLeaseExpired:
+		return true
+	default:
+		return false
+	}
+}
+
 // FactOf reads the payload of an event, and which instance it concerns, if any.
 func FactOf(event subjects.Event) (Fact, string, error) {
 	switch event.Type {

@@ -59,7 +59,7 @@ export function words(samples: Sample[]): string {
   const high = Math.max(...worked);
   const working = low === high ? `${low} working` : `${low} to ${high} working`;
   const minutes = Math.round((samples.length * sampleEvery) / 60_000);
-  return minutes >= 59 ? working : `${working} in the ${minutes < 1 ? "moments" : minutes === 1 ? "minute" : `${minutes} minutes`} that are known; hatched: not known`;
+  return minutes >= 59 ? working : `${working} in the ${minutes > 1 ? `${minutes} minutes that are` : "minute that is"} known; hatched: not known`;
 }
 
 /** runs splits samples where one or more are missing. */

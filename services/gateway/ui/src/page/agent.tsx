@@ -1,6 +1,8 @@
 import { useEffect, useState } from "preact/hooks";
 import { missing } from "../app.ts";
 import { useApp } from "../hooks.ts";
+import { describe } from "../model/describe.ts";
+import { moment } from "../model/time.ts";
 import type { Event, InstanceRow } from "../model/types.ts";
 import { Ago, Facts, Json, Short, StatusTag, Table } from "../parts.tsx";
 import { ask } from "../wire/http.ts";
@@ -61,11 +63,11 @@ export function AgentPage({ id }: { id: string }) {
             "Evidence",
             row.evidence && (
               <>
-                {row.evidence.type} <Short id={row.evidence.event_id} /> at place {row.evidence.seq}, <Ago time={row.evidence.at} /> ago
+                {row.evidence.type} <Short id={row.evidence.event_id} /> event {row.evidence.seq} of the stream, <Ago time={row.evidence.at} /> ago
               </>
             ),
           ],
-          ["Since", row.since && <><Ago time={row.since} /> ({row.since})</>],
+          ["Since", row.since && <><Ago time={row.since} /> (<time dateTime={row.since} title={row.since}>{moment(row.since)}</time>)</>],
           ["Last seen", row.last_seen_at && <><Ago time={row.last_seen_at} /> ago</>],
           ["Last input", last.length > 0 ? `${Math.min(...last)} s before its last beacon` : undefined],
         ]}
@@ -123,7 +125,7 @@ export function AgentPage({ id }: { id: string }) {
         <ol class="timeline" id="timeline">
           {timeline.map((e) => (
             <li key={e.id}>
-              <time dateTime={e.at}>{e.at.slice(0, 19).replace("T", " ")}</time> <b>{e.type}</b> {e.text}
+              <time dateTime={e.at}>{moment(e.at)}</time> <b>{e.type}</b> {e.text}
             </li>
           ))}
         </ol>
@@ -133,11 +135,5 @@ export function AgentPage({ id }: { id: string }) {
 }
 
 function entryOf(e: Event): Entry {
-  const p = e.payload;
-  let text = "";
-  if (e.type === "presence.changed") text = `${p.previous} → ${p.status}, ${p.reason}`;
-  else if (e.type === "connection.opened") text = `from ${p.ip}`;
-  else if (e.type === "connection.closed") text = p.reason;
-  else if (e.type.startsWith("lease.")) text = `${p.lease.resource}${p.lease.reason ? ", " + p.lease.reason : ""}`;
-  return { id: e.event_id, at: e.occurred_at, type: e.type, text };
+  return { id: e.event_id, at: e.occurred_at, type: e.type, text: describe(e) };
 }

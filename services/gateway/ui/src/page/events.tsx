@@ -1,5 +1,6 @@
 import { useEffect, useState } from "preact/hooks";
 import { useApp } from "../hooks.ts";
+import { describe } from "../model/describe.ts";
 import { readTypes, type Line } from "../model/tail.ts";
 import { Json } from "../parts.tsx";
 
@@ -33,7 +34,7 @@ export function EventsPage() {
         }}
       >
         <label class="wide">
-          Types
+          Types, such as presence.changed or lease.*
           <input type="text" name="types" value={text} autocomplete="off" spellcheck={false} onInput={(e) => setText(e.currentTarget.value)} />
         </label>
         <button type="submit">Apply</button>
@@ -50,7 +51,7 @@ export function EventsPage() {
         </p>
       )}
       <p class="matches" id="tail-state" data-state={state}>
-        <span role="status">{state}</span> · {tail.received} received{tail.lines.length > listed ? `, the newest ${listed} below` : ""}
+        <span role="status">{state}</span> · {tail.received} received{tail.lines.length > listed ? `, the newest ${listed} below` : ""} · times in UTC
         {app.tailPaused ? "; what happens meanwhile comes when it is resumed" : ""}
       </p>
       {lines.length === 0 ? (
@@ -76,9 +77,9 @@ function Entry({ line }: { line: Line }) {
         <summary>
           <time dateTime={event.occurred_at}>{event.occurred_at.slice(11, 23).replace("Z", "")}</time> <b>{event.type}</b>{" "}
           <span>
-            {event.scope.kind}
-            {event.scope.id ? ` ${event.scope.id}` : ""}
-          </span>
+            {event.scope.kind} {event.scope.id && <span title={event.scope.id}>{event.scope.id.length > 24 ? event.scope.id.slice(0, 15) + "…" : event.scope.id}</span>}
+          </span>{" "}
+          <span class="gist">{describe(event)}</span>
         </summary>
         {open && <Json value={event} />}
       </details>

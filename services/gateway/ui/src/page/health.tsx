@@ -35,9 +35,9 @@ export function HealthPage() {
         facts={[
           ["Ready", health.ready === null ? "not known" : health.ready.status === 200 ? "yes" : `no (${health.ready.status})`],
           ["Version", s?.version ?? here?.version],
-          ["Sockets of this tenant", s?.tenant?.connections !== undefined ? text(s.tenant.connections) : undefined],
           ["Up for", typeof s?.uptime_ms === "number" ? span(s.uptime_ms) : undefined],
-          ["Connections", s?.connections !== undefined ? text(s.connections) : undefined],
+          ["Connections to it", s?.connections !== undefined ? text(s.connections) : undefined],
+          ["On all gateways", s?.tenant?.connections !== undefined ? text(s.tenant.connections) : undefined],
           ["Incarnation", here && <Short id={here.incarnation} />],
         ]}
       />
@@ -52,7 +52,7 @@ export function HealthPage() {
           ["Connected", s?.nats?.connected === undefined ? (health.ready?.status === 200 ? "yes" : undefined) : s.nats.connected ? "yes" : "no"],
           ["Server", s?.nats?.server_version],
           ["Replicas", s?.nats?.replicas !== undefined ? text(s.nats.replicas) : undefined],
-          ["In step", s?.nats?.sync !== undefined ? text(s.nats.sync) : undefined],
+          ["Written to disk", s?.nats?.sync !== undefined ? text(s.nats.sync) : undefined],
         ]}
       />
       <h2>Presence</h2>
@@ -81,7 +81,7 @@ export function HealthPage() {
       )}
       {s !== null && (
         <details>
-          <summary>All that it says</summary>
+          <summary>All that the gateway says</summary>
           <Json value={s} />
         </details>
       )}
@@ -90,7 +90,6 @@ export function HealthPage() {
         facts={[
           ["Device", app.welcome && <Short id={app.welcome.device_id} />],
           ["Connection", app.welcome && <Short id={app.welcome.client_id} />],
-          ["Sockets listed", health.connections ? String(health.connections.total) : health.connectionsError],
           ["Rows held", `${fleet.agents.size} agents, ${fleet.instances.size} instances, ${app.leases.rows.size} leases`],
         ]}
       />

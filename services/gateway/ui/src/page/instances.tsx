@@ -32,14 +32,14 @@ export function InstancesPage({ route }: { route: Route }) {
       <p class="matches" role="status">
         {rows.length} of {app.fleet.instances.size} instances
       </p>
-      <Table label="Instances" head={["Instance", "Role", "State", "Version", "Mode", "Agent", "Observed address", "Name at connect", "Reported", "Last seen", "Last input"]}>
+      <Table label="Instances" head={["Instance", "Role", "State", "Version", "Mode", "Agent", "Observed address", "Name at connect", "Reported", "Last seen", "Input before beacon"]}>
         {rows.slice(0, most).map((i) => (
           <tr key={i.instance_id}>
             <th scope="row">
               <Short id={i.instance_id} />
             </th>
             <td>{i.role}</td>
-            <td>{app.fleet.doubt !== null ? "uncertain" : i.connection_id || i.role === "gateway" ? "connected" : "gone"}</td>
+            <td>{app.fleet.doubt !== null ? "uncertain" : i.role === "gateway" ? "alive" : i.connection_id ? "connected" : "gone"}</td>
             <td>{i.version ?? "–"}</td>
             <td>{i.mode ?? "–"}</td>
             <td>{i.agent_id ? <a href={agentHref(i.agent_id)}>{i.agent_id}</a> : "–"}</td>

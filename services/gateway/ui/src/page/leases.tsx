@@ -1,6 +1,7 @@
 import { useEffect, useRef, useState } from "preact/hooks";
 import { agentHref, replaceQuery, useApp, type Route } from "../hooks.ts";
 import { entered, isOver, states } from "../model/leases.ts";
+import { span } from "../model/time.ts";
 import type { LeaseRow } from "../model/types.ts";
 import { Ago, Facts, Json, Select, Short, Table } from "../parts.tsx";
 
@@ -51,9 +52,9 @@ export function LeasesPage({ route }: { route: Route }) {
         <Select label="State" value={state} options={[["", "any"], ...states.map((s): [string, string] => [s, s])]} onChange={(s) => set(s, agent)} />
       </form>
       <p class="matches" role="status">
-        {app.leasesLoaded ? `${rows.length} leases, each state oldest first` : "Loading…"}
+        {app.leasesLoaded ? `${rows.length} leases; those that are over newest first, all others oldest first` : "Loading…"}
       </p>
-      <Table label="Leases" head={["State", "In it for", "Resource", "Agent", "Ends", "Fence", "Decided", "Reason", "Lease", "Verdict"]}>
+      <Table label="Leases" head={["State", "For", "Resource", "Agent", "Ends", "Fence", "Decided", "Reason", "Lease", "Details"]}>
         {rows.slice(0, most).map((l) => (
           <tr key={l.lease_id} data-lease={l.lease_id} data-state={l.state}>
             <td>
@@ -105,8 +106,12 @@ export function LeasesPage({ route }: { route: Route }) {
 
 function Until({ time }: { time: string | undefined }) {
   if (!time) return <>–</>;
-  const left = Math.round((Date.parse(time) - Date.now()) / 1000);
-  return <time dateTime={time} title={time}>{left > 0 ? `in ${left} s` : "due"}</time>;
+  const left = Date.parse(time) - Date.now();
+  return (
+    <time dateTime={time} title={time}>
+      {left > 0 ? `in ${span(left)}` : "due"}
+    </time>
+  );
 }
 
 /** Sheet shows a lease, and takes a verdict while it waits for one. */
