@@ -325,9 +325,10 @@ func (s *stack) checkLastHour(t *testing.T, page *screen) {
 		return len(counted.Items) > 0 && time.Since(counted.Items[0].At) > 20*time.Second
 	})
 	eval[bool](page, "(localStorage.clear(), location.hash = '#/fleet', location.reload(), true)")
+	// How long the answer took counts as the browser's clock being ahead, which may move the count to the next slot.
 	page.until("the first count", fmt.Sprintf(`(() => {
 		const kept = JSON.parse(Object.entries(localStorage).find(([key]) => key.startsWith("strip:"))?.[1] ?? "[]");
-		return kept[0]?.[0] === %d;
+		return [0, 10000].includes(kept[0]?.[0] - %d);
 	})()`, counted.Items[0].At.Truncate(10*time.Second).UnixMilli()))
 	page.until("how much is known", "document.querySelector('#strip-words')?.textContent.includes('not known')")
 }

@@ -28,6 +28,10 @@ func TestCountsOfTheLastHour(t *testing.T) {
 	require.Empty(t, read(w.token(t, grant{tenant: "nobody", scopes: []string{token.ScopePresenceRead}})).Items)
 	c.get("/presence/counts", w.token(t, grant{agent: "a1"}), http.StatusForbidden)
 	c.get("/presence/counts", "", http.StatusUnauthorized)
+	for _, path := range []string{"/presence/counts", "/status", "/diagnostics"} { // none takes parameters
+		problem := decodeInto[httpProblem](t, c.get(path+"?since=1", op, http.StatusBadRequest))
+		require.Equal(t, map[string]any{"field": "since", "rule": "is not a known parameter"}, problem.Details, path)
+	}
 
 	// Where presence is far behind, or the way to the rows is cut, nothing is certain.
 	_, err := p.process(t.Context(), 11*time.Second)

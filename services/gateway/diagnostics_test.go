@@ -164,7 +164,9 @@ func TestDiagnosticsOfOneTenant(t *testing.T) {
 	var own string
 	within(t, func() bool {
 		own = read("globex")
-		return strings.Contains(own, `"globex.presence"`) && strings.Contains(own, "event kept out of delivery") && strings.Contains(g.log.String(), "vandelay.x")
+		logged := g.log.String()
+		return strings.Contains(own, `"globex.presence"`) && strings.Contains(own, "event kept out of delivery") &&
+			strings.Contains(logged, "initech.presence") && strings.Contains(logged, "hooli.what.secret-three") && strings.Contains(logged, "vandelay.x")
 	})
 	foreign := read("acme")
 	require.Contains(t, foreign, "127.0.0.1:0")

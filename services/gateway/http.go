@@ -258,6 +258,19 @@ func (g *Gateway) permit(w http.ResponseWriter, r *http.Request, scope string) (
 	return bearer, ok
 }
 
+// permitBare is permit for a question without parameters.
+func (g *Gateway) permitBare(w http.ResponseWriter, r *http.Request, scope string) (token.Token, bool) {
+	bearer, ok := g.permit(w, r, scope)
+	if !ok {
+		return token.Token{}, false
+	}
+	if err := readQuery(r.URL.RawQuery, nil, nil); err != nil {
+		g.writeError(w, err)
+		return token.Token{}, false
+	}
+	return bearer, true
+}
+
 // verify finds out whose token this is, and answers where it is of no use over HTTP.
 func (g *Gateway) verify(w http.ResponseWriter, r *http.Request, text string) (token.Token, bool) {
 	if !g.roster.isOpen() {

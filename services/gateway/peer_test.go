@@ -111,7 +111,7 @@ func TestAskPeerThatTakesNoMore(t *testing.T) {
 		s.ask(question())
 	}
 	brief := ask("agent", "ada")
-	brief["timeout_ms"] = 5000
+	brief["timeout_ms"] = patience.Milliseconds()
 	require.Equal(t, "peer_unavailable", asker.refused("peer.request", brief).Code)
 
 	s.asked.abandon() // as its end does, while a question is on its way to it

@@ -66,7 +66,10 @@ func noUpgrade(w *refusable) *subjects.Problem {
 		w.Header().Set("Allow", http.MethodGet)
 		return subjects.Invalid("method", "must be GET")
 	case http.StatusBadRequest:
-		return subjects.Invalid("Sec-WebSocket-Key", "must be one of 16 bytes, with Sec-WebSocket-Version 13")
+		if version := w.Header().Get("Sec-WebSocket-Version"); version != "" { // so the library says what it speaks
+			return subjects.Invalid("Sec-WebSocket-Version", "must be "+version)
+		}
+		return subjects.Invalid("Sec-WebSocket-Key", "must be one of 16 bytes")
 	default:
 		return &subjects.Problem{Code: subjects.CodeInternalError, Message: "the gateway could not open the socket"}
 	}

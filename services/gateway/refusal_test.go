@@ -39,7 +39,7 @@ func TestEveryRefusalIsAProblem(t *testing.T) {
 		"no upgrade":        {"GET", "/ws", http.Header{"Sec-Websocket-Protocol": {subprotocol}}, 426, invalid, "Upgrade", [2]string{"Upgrade", "websocket"}},
 		"upgrade elsewhere": {"GET", "/ws", socket("Upgrade", "secret-h2c"), 426, invalid, "Upgrade", [2]string{"Upgrade", "websocket"}},
 		"posted":            {"POST", "/ws", socket(), 405, invalid, "method", [2]string{"Allow", "GET"}},
-		"an old version":    {"GET", "/ws", socket("Sec-Websocket-Version", "8"), 400, invalid, "Sec-WebSocket-Key", [2]string{"Sec-Websocket-Version", "13"}},
+		"an old version":    {"GET", "/ws", socket("Sec-Websocket-Version", "8"), 400, invalid, "Sec-WebSocket-Version", [2]string{"Sec-Websocket-Version", "13"}},
 		"a short key":       {"GET", "/ws", socket("Sec-Websocket-Key", "secret"), 400, invalid, "Sec-WebSocket-Key", [2]string{}},
 	} {
 		answer, text := call(t, fresh(), test.method, g.url(test.path), "", test.header)
