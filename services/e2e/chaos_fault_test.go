@@ -14,6 +14,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
 
 	"rollcall/subjects"
 )
@@ -231,7 +232,15 @@ func (c *chaos) fill() (undo func()) {
 	_, err := js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{Name: "BALLAST", Subjects: []string{"ballast"}, Replicas: len(c.nodes)})
 	ballast := make([]byte, 512<<10)
 	for err == nil {
-		_, err = js.Publish(ctx, "ballast", ballast)
+		// Several at once, or it takes longer than the fault on a machine with other work.
+		var group errgroup.Group
+		for range 16 {
+			group.Go(func() error {
+				_, err := js.Publish(ctx, "ballast", ballast)
+				return err
+			})
+		}
+		err = group.Wait()
 	}
 	var refusal *jetstream.APIError
 	if errors.As(err, &refusal) && refusal.Code == 503 || errors.Is(err, nats.ErrNoResponders) {

@@ -78,8 +78,9 @@ const (
 // all processes.
 func newChaos(t *testing.T, p plan, env ...string) *chaos {
 	t.Helper()
-	// As much as they will need in that time, and some room that can be taken away.
-	store := int64(96<<20) + int64(p.duration.Minutes()*float64(p.agents)*float64(1<<20))
+	// As much as they will need in that time, three times what was measured, and some
+	// room that can be taken away while a fault lasts.
+	store := int64(96<<20) + int64(p.duration.Minutes()*float64(p.agents)*float64(64<<10))
 	c := &chaos{plan: p, nodes: newNodes(t, p.nodes, store), gateways: chaosGateways, ledger: &ledger{refused: map[string]int{}}}
 	var urls []string
 	for _, n := range c.nodes {

@@ -59,13 +59,7 @@ func (s *Service) apply(ctx context.Context, d *bus.Delivery, subject subjects.S
 		return nil // no row is read for what concerns none
 	}
 	if opened, is := fact.(machine.Opened); is {
-		dead, err := s.refuseDead(ctx, subject, opened.ConnectionOpened, d.Time)
-		if err == nil && dead {
-			// A process may have died after it saved the rows and before it said so.
-			// That is made up for, or the close would be of something nobody heard of.
-			dead, err = s.unsaved(ctx, subject, d.Seq)
-		}
-		if dead || err != nil {
+		if dead, err := s.refuseDead(ctx, subject, opened.ConnectionOpened, d.Seq, d.Time); dead || err != nil {
 			return err
 		}
 	}

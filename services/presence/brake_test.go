@@ -194,6 +194,44 @@ func TestDeathBetweenRowAndAnnouncement(t *testing.T) {
 	})
 }
 
+// TestRefusalOvertakenByARow has one process refuse an opening of a dead incarnation
+// that another, which stood still meanwhile, then saves all the same: the row is cleared
+// at once, although the refusal has closed the connection before.
+func TestRefusalOvertakenByARow(t *testing.T) {
+	t.Parallel()
+	eachMode(t, func(t *testing.T, s *stage) {
+		t.Helper()
+		s.start()
+		g := s.gateway("g1")
+		old := *g
+		g.live()
+		g.open("ada", "laptop")
+		s.requireChanges("ada", online)
+		late := []*peer{old.open("bob", "tablet"), old.open("", "screen")}
+		s.eventually(func() bool { return len(s.events(subjects.TypeConnectionClosed)) == len(late) }, "not refused")
+		opened := s.events(subjects.TypeConnectionOpened)
+		for i, p := range late {
+			e := opened[len(opened)-len(late)+i]
+			in := machine.Input{
+				Seq: e.seq, EventID: e.event.EventID, Type: e.event.Type,
+				At: e.at, Fact: machine.Opened{ConnectionOpened: p.opened()},
+			}
+			if p.agent != "" {
+				row, _ := machine.Step(subjects.OfflineAgent(p.agent), in)
+				s.save(subjects.AgentKey(p.tenant, p.agent), row)
+				continue
+			}
+			row, _ := machine.StepInstance(subjects.InstanceRow{InstanceID: p.instance}, "", in, time.Minute)
+			s.save(subjects.InstanceKey(p.tenant, p.instance), row)
+		}
+		s.eventually(func() bool { return s.agent("bob").Status == subjects.StatusOffline }, "a ghost")
+		s.eventually(func() bool {
+			row, _ := s.instance("screen")
+			return row.ConnectionID == ""
+		}, "a ghost")
+	})
+}
+
 // TestNothingIsLostWhilePresenceIsBlind lets JetStream stop answering presence, and
 // gateways lapse meanwhile.
 func TestNothingIsLostWhilePresenceIsBlind(t *testing.T) {

@@ -149,13 +149,25 @@ func (g *gateways) superseded(gateway, incarnation string) bool {
 }
 
 // refuseDead closes a connection that a dead incarnation of its gateway has
-// announced: the announcement was on its way when the process ended. It never
-// becomes part of a row; the close is for everybody else who heard of it.
-func (s *Service) refuseDead(ctx context.Context, subject subjects.Subject, opened subjects.ConnectionOpened, at time.Time) (bool, error) {
+// announced: the announcement was on its way when the process ended. It becomes part
+// of no row here; the close is for everybody else who heard of it.
+//
+// One that a row reflects is not refused: a process may have died after it saved the
+// row and before it said so. That is made up for, and then its owner is lost.
+//
+// The close has an id of its own. Another process may be standing still between reading
+// the row and saving the opening into it. That row comes after this close, and only
+// another close clears it, which must not be taken for a repetition of this one.
+func (s *Service) refuseDead(
+	ctx context.Context, subject subjects.Subject, opened subjects.ConnectionOpened, seq uint64, at time.Time,
+) (bool, error) {
 	if opened.GatewayID == opened.InstanceID || !s.gateways.superseded(opened.GatewayID, opened.Incarnation) {
 		return false, nil
 	}
-	_, err := s.storeClose(ctx, link{
+	if saved, err := s.reflects(ctx, subject, seq); saved || err != nil {
+		return false, err
+	}
+	_, err := s.storeClose(ctx, "/refused", link{
 		tenant: subject.Tenant, agent: subject.Agent, instance: opened.InstanceID, connection: opened.ConnectionID, opened: at,
 	})
 	if err == nil {
@@ -164,23 +176,24 @@ func (s *Service) refuseDead(ctx context.Context, subject subjects.Subject, open
 	return true, err
 }
 
-// unsaved reports whether the row that an event concerns does not reflect it.
-func (s *Service) unsaved(ctx context.Context, subject subjects.Subject, seq uint64) (bool, error) {
+// reflects reports whether the row that an event concerns holds what it says, or
+// something later.
+func (s *Service) reflects(ctx context.Context, subject subjects.Subject, seq uint64) (bool, error) {
 	if subject.Agent != "" {
 		row, err := s.agentRow(ctx, subjects.PresenceKey{Tenant: subject.Tenant, Agent: subject.Agent})
-		return row == nil || row.AppliedSeq < seq, err
+		return row != nil && row.AppliedSeq >= seq, err
 	}
 	var row subjects.InstanceRow
 	entry, err := s.rows.Get(ctx, subjects.InstanceKey(subject.Tenant, subject.Instance))
 	if err == nil && entry.Exists {
 		err = json.Unmarshal(entry.Value, &row)
 	}
-	return row.Applied[""] < seq, err
+	return row.Applied[""] >= seq, err
 }
 
 // closeLink closes one connection of a lost gateway.
 func (s *Service) closeLink(ctx context.Context, l link) error {
-	seq, err := s.storeClose(ctx, l)
+	seq, err := s.storeClose(ctx, "", l)
 	if err != nil {
 		return err
 	}
@@ -200,15 +213,16 @@ func (s *Service) closeLink(ctx context.Context, l link) error {
 
 // storeClose stores the close of one connection of a lost gateway. No message
 // caused it, so its id derives from the connection and from when it was opened: one
-// whose gateway was not lost after all is opened again, and may be lost again.
-func (s *Service) storeClose(ctx context.Context, l link) (uint64, error) {
+// whose gateway was not lost after all is opened again, and may be lost again. A mark
+// tells closes of one opening apart.
+func (s *Service) storeClose(ctx context.Context, mark string, l link) (uint64, error) {
 	subject := subjects.InstanceConnection(l.tenant, l.instance, "closed")
 	scope := subjects.Scope{Kind: subjects.ScopeDevice, ID: l.instance}
 	if l.agent != "" {
 		subject = subjects.AgentConnection(l.tenant, l.agent, "closed")
 		scope = subjects.Scope{Kind: subjects.ScopeAgent, ID: l.agent}
 	}
-	id := subjects.DeriveID(l.tenant, subject.String(), l.connection+"/"+l.opened.UTC().Format(time.RFC3339Nano), subject.Type())
+	id := subjects.DeriveID(l.tenant, subject.String(), l.connection+"/"+l.opened.UTC().Format(time.RFC3339Nano)+mark, subject.Type())
 	event, err := subjects.NewEvent(id, subject.Type(), time.Now(), scope,
 		subjects.ConnectionClosed{ConnectionID: l.connection, InstanceID: l.instance, Reason: subjects.ClosedGatewayLost})
 	if err != nil {

@@ -45,7 +45,7 @@ func (r *registrar) register(ctx context.Context, d *bus.Delivery, subject subje
 	if err != nil {
 		return bus.Permanent(fmt.Errorf("event %d on %q: %w", d.Seq, d.Subject, err))
 	}
-	if dead, err := r.refuseDead(ctx, subject, opened, d.Time); dead || err != nil {
+	if dead, err := r.refuseDead(ctx, subject, opened, d.Seq, d.Time); dead || err != nil {
 		return err
 	}
 	key := subjects.PresenceKey{Tenant: subject.Tenant, Agent: subject.Agent}

@@ -46,6 +46,7 @@ type stored struct {
 	seq     uint64
 	msgID   string
 	rowRev  string
+	at      time.Time
 }
 
 // eachMode runs a test once for each way of consuming: what presence does must
@@ -102,7 +103,7 @@ func (s *stage) note(d *bus.Delivery) {
 	defer s.mu.Unlock()
 	s.seen = append(s.seen, stored{
 		subject: subject, event: event, seq: d.Seq,
-		msgID: d.Header.Get(jetstream.MsgIDHeader), rowRev: d.Header.Get(subjects.HeaderRowRevision),
+		msgID: d.Header.Get(jetstream.MsgIDHeader), rowRev: d.Header.Get(subjects.HeaderRowRevision), at: d.Time.UTC(),
 	})
 }
 

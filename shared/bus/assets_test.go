@@ -31,6 +31,29 @@ func TestMemoryStreamComesBackAfterARestart(t *testing.T) {
 	require.Eventually(t, func() bool { return conn.Remade() == 1 }, soon, tick)
 }
 
+// TestReadingAStreamThatIsGoneFromTheStart begins to read a stream between a server's
+// restart, which it did not outlive, and its being made again.
+func TestReadingAStreamThatIsGoneFromTheStart(t *testing.T) {
+	t.Parallel()
+	server := bustest.Start(t)
+	conn := server.Connect(t)
+	require.NoError(t, conn.EnsureStream(t.Context(), bus.Stream{Name: "M", Subjects: []string{"m.>"}, Memory: true}, 1))
+	server.Restart(t)
+	came := make(chan string, 1)
+	start(t, func(ctx context.Context) error {
+		return conn.Read(ctx, "M", nil, 1, func(d *bus.Delivery) { came <- d.Subject })
+	})
+	keepUp(t, conn)
+	exists(t, conn, "M")
+	publish(t, conn, "m.a", "1")
+	select {
+	case subject := <-came:
+		require.Equal(t, "m.a", subject)
+	case <-time.After(soon):
+		t.Fatal("not read")
+	}
+}
+
 // TestReadingWhatIsBeingMade reads a row of a bucket that is not there for a moment:
 // the answer is waited for, and is no refusal.
 func TestReadingWhatIsBeingMade(t *testing.T) {

@@ -48,7 +48,8 @@ type follower struct {
 }
 
 // run follows until ctx ends, which is no error. Errors that no new session
-// can mend end it, before the first session also a missing stream.
+// can mend end it, before the first session also a missing stream that nobody here
+// makes again.
 func (f *follower) run(ctx context.Context) error {
 	wait := backoff{}
 	for {
@@ -67,10 +68,15 @@ func (f *follower) run(ctx context.Context) error {
 	}
 }
 
-// hopeless says whether another session would fail as this one did.
+// hopeless says whether another session would fail as this one did. A stream that
+// this process keeps is made again: it may be gone as early as this, because a server
+// on its own restarted and held it in memory.
 func (f *follower) hopeless(err error) bool {
 	if errors.Is(err, nats.ErrConnectionClosed) {
 		return true
+	}
+	if errors.Is(err, jetstream.ErrStreamNotFound) && f.conn.keeps(f.stream) {
+		return false
 	}
 	return f.created.IsZero() && classify(err) == classPermanent
 }

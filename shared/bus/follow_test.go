@@ -224,7 +224,10 @@ func TestWatch(t *testing.T) {
 
 	t.Run("fails on a missing bucket and on a closed connection", func(t *testing.T) {
 		t.Parallel()
-		_, conn, kv := fixture(t)
+		srv, _, _ := fixture(t)
+		conn := srv.Connect(t) // which keeps nothing
+		kv, err := conn.Bucket(t.Context(), "ROWS")
+		require.NoError(t, err)
 		require.NoError(t, conn.JS().DeleteStream(t.Context(), "KV_ROWS"))
 		require.ErrorContains(t, kv.Watch(t.Context(), "", func(bus.Update) {}), "stream not found")
 		require.NoError(t, conn.Close(t.Context()))

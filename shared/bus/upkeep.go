@@ -74,6 +74,13 @@ func (c *Conn) kept() []*asset {
 	return slices.Collect(maps.Values(c.assets))
 }
 
+// keeps reports whether upkeep makes a stream again when it is gone.
+func (c *Conn) keeps(stream string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.assets[stream] != nil
+}
+
 // look makes an asset again if it is gone.
 func (c *Conn) look(ctx context.Context, a *asset) error {
 	before := a.created.Load()
