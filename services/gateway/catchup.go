@@ -148,11 +148,12 @@ type resyncEvent struct {
 }
 
 // tooOld tells a subscriber that it missed events for good, and lets it go on from
-// now. One that is held meanwhile has a response to come first, and is looked at again.
+// now. One that is held meanwhile has a response to come first, and is looked at again;
+// one that has ended its subscriptions has missed nothing.
 func (f *feed) tooOld(s *subscriber, from, oldest position) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if s.held || s.left || s.read != from {
+	if s.held || s.left || s.idle() || s.read != from {
 		return
 	}
 	s.read = f.at

@@ -394,6 +394,30 @@ func TestResyncWaitsForTheResponse(t *testing.T) {
 	})
 }
 
+// TestNoResyncForWhoHasLeft finds out that events are not kept any more when whoever
+// asked for them has ended its subscription: it has missed nothing.
+func TestNoResyncForWhoHasLeft(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, 8)
+	b.feed.start(b.at(10))
+	held, looked := make(chan struct{}), make(chan struct{}, 8)
+	b.feed.past.extent = func(context.Context) (bus.Extent, error) {
+		looked <- struct{}{}
+		<-held
+		return bus.Extent{Origin: origin, First: 8, Last: 10}, nil
+	}
+	filter, err := subjects.ParseEventFilter([]string{"note"})
+	require.NoError(t, err)
+	id, from := subjects.NewID(), b.at(3)
+	b.feed.listen(b.sub, id, filter, &from)
+	b.feed.resumed(b.sub)
+	<-looked
+	require.True(t, b.feed.unlisten(b.sub, id))
+	close(held)
+	within(t, func() bool { b.feed.mu.Lock(); defer b.feed.mu.Unlock(); return !b.sub.catching })
+	require.Empty(t, b.delivered())
+}
+
 func TestFullQueues(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, 2)

@@ -352,11 +352,12 @@ func TestHandlerMayPublishAfterALoss(t *testing.T) {
 	g := newLog(events)
 	url := serve(t, func(ctx context.Context, p *peer) { g.serve(ctx, p, room+1) }) // one is handled, and as many wait as may
 	var session atomic.Pointer[client.Session]
-	lost := make(chan struct{})
+	opened, lost := make(chan struct{}), make(chan struct{})
 	var once sync.Once
 	var got collected
 	var h client.Handlers
 	h.Any(func(ctx context.Context, e client.Event) {
+		<-opened
 		select {
 		case <-lost:
 		case <-ctx.Done():
@@ -371,6 +372,7 @@ func TestHandlerMayPublishAfterALoss(t *testing.T) {
 		URLs: []string{url}, Events: []string{"*"}, Handlers: h, Queue: room,
 		OnLost: func(error, time.Duration) { once.Do(func() { close(lost) }) },
 	}))
+	close(opened)
 	eventually(t, "all events", func() bool { return len(got.ids()) >= events })
 	require.Equal(t, g.ids, got.ids())
 }
