@@ -112,7 +112,7 @@ type application struct {
 func (a application) applyAgent(ctx context.Context, agent string) (stale bool, err error) {
 	key := subjects.AgentKey(a.tenant, agent)
 	if known, found := a.recent.get(key); found && a.roster.latest(key) <= known.revision {
-		if next, effects := step(known.row, a.in); saves(effects) {
+		if next, effects := step(known.row, a.in); machine.Saves(effects) {
 			err := a.commitAgent(ctx, key, next, effects, known.revision)
 			if !errors.Is(err, bus.ErrConflict) {
 				return false, err
@@ -149,7 +149,7 @@ func (a application) commitAgent(
 	if err != nil {
 		return err
 	}
-	if saves(effects) {
+	if machine.Saves(effects) {
 		a.recent.add(key, row, revision)
 	}
 	return a.announceAgent(ctx, effects, revision)
@@ -159,7 +159,7 @@ func (a application) commitAgent(
 func (a application) saveAgent(
 	ctx context.Context, key string, row subjects.AgentRow, effects []machine.Effect, revision uint64,
 ) (uint64, error) {
-	if !saves(effects) {
+	if !machine.Saves(effects) {
 		return revision, nil
 	}
 	var ttl time.Duration
@@ -229,7 +229,7 @@ func (a application) applyInstance(ctx context.Context, source, instance string)
 			}
 		}
 		next, effects := machine.StepInstance(row, source, a.in, retention)
-		if saves(effects) && !entry.Exists && entry.Revision > 0 {
+		if machine.Saves(effects) && !entry.Exists && entry.Revision > 0 {
 			// The row before this one lapsed, and its marker may not have been
 			// announced yet. It must be before the new row is.
 			if err := a.announcePruned(ctx, a.tenant, instance, entry.Revision, subjects.PrunedTTL, entry.Time); err != nil {
@@ -252,7 +252,7 @@ func (a application) applyInstance(ctx context.Context, source, instance string)
 func (a application) saveInstance(
 	ctx context.Context, key string, row subjects.InstanceRow, effects []machine.Effect, revision uint64, retention time.Duration,
 ) (uint64, error) {
-	if !saves(effects) {
+	if !machine.Saves(effects) {
 		return revision, nil
 	}
 	var ttl time.Duration
@@ -286,16 +286,8 @@ func (a application) announceInstance(ctx context.Context, instance string, effe
 // lookup is how to find out whether effects were announced before. Announcing
 // without saving is repeating.
 func (a application) lookup(effects []machine.Effect) func(ctx context.Context, subject, id string) (bool, error) {
-	if a.stored == nil && !saves(effects) {
+	if a.stored == nil && !machine.Saves(effects) {
 		return a.storedAfter(a.in.Seq)
 	}
 	return a.stored
-}
-
-func saves(effects []machine.Effect) bool {
-	if len(effects) == 0 {
-		return false
-	}
-	_, is := effects[0].(machine.Save)
-	return is
 }

@@ -34,10 +34,10 @@ func step(row subjects.AgentRow, in machine.Input) (subjects.AgentRow, []machine
 		return row, nil
 	}
 	next, effects := machine.Step(row, in)
-	if saves(effects) && len(next.Connections) > 0 && daemon.Mutated(mutWorking) {
+	if machine.Saves(effects) && len(next.Connections) > 0 && daemon.Mutated(mutWorking) {
 		next.Status = subjects.StatusWorking
 	}
-	if saves(effects) && daemon.Mutated(mutStale) {
+	if machine.Saves(effects) && daemon.Mutated(mutStale) {
 		next.LastSeenAt = next.LastSeenAt.Add(-time.Second)
 	}
 	if _, is := in.Fact.(machine.Beacon); is && daemon.Mutated(mutUnchanged) {

@@ -506,7 +506,7 @@ func TestConnectionLeftInAnInstanceRow(t *testing.T) {
 		row, effects := machine.StepInstance(subjects.InstanceRow{}, "ada", machine.Input{
 			Seq: seq, At: time.Now(), Fact: machine.Opened{ConnectionOpened: ghost.opened()},
 		}, time.Minute)
-		require.True(t, saves(effects))
+		require.True(t, machine.Saves(effects))
 		value, err := json.Marshal(row)
 		require.NoError(t, err)
 		_, err = s.rows.Save(t.Context(), subjects.InstanceKey("acme", ghost.instance), value, 0, 0)

@@ -69,3 +69,12 @@ func (Save) effect()     {}
 func (Changed) effect()  {}
 func (Audited) effect()  {}
 func (Upserted) effect() {}
+
+// Saves reports whether the row that came with effects is to be stored.
+func Saves(effects []Effect) bool {
+	if len(effects) == 0 {
+		return false
+	}
+	_, is := effects[0].(Save)
+	return is
+}

@@ -83,7 +83,7 @@ func (l *line) stepAgent(in machine.Input, refusable bool) {
 	var next []subjects.AgentRow
 	for _, row := range l.agents {
 		stepped, effects := machine.Step(row, in)
-		if saves(effects) {
+		if machine.Saves(effects) {
 			l.note(in)
 		} else {
 			stepped = row
@@ -108,7 +108,7 @@ func (l *line) stepDevice(source string, in machine.Input, retention time.Durati
 		}
 		for _, row := range from {
 			stepped, effects := machine.StepInstance(row, source, in, retention)
-			if saves(effects) {
+			if machine.Saves(effects) {
 				l.note(in)
 				l.sources[source] = true
 			} else {
@@ -143,14 +143,6 @@ func distinct[R any](l *line, states []R) []R {
 
 func (l *line) note(in machine.Input) {
 	l.last = subjects.Evidence{Seq: in.Seq, EventID: in.EventID, Type: in.Type, At: in.At}
-}
-
-func saves(effects []machine.Effect) bool {
-	if len(effects) == 0 {
-		return false
-	}
-	_, is := effects[0].(machine.Save)
-	return is
 }
 
 // size is that of a row as it is stored.

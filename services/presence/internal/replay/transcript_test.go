@@ -187,7 +187,7 @@ func (s *stage) apply(t *testing.T, agent, instance string, in machine.Input, si
 	s.load(t, key, &row)
 	cause := subjects.Cause(in.Seq)
 	next, effects := machine.Step(row, in)
-	if saves(effects) {
+	if machine.Saves(effects) {
 		s.save(t, key, next)
 	}
 	for _, effect := range effects {
@@ -201,7 +201,7 @@ func (s *stage) apply(t *testing.T, agent, instance string, in machine.Input, si
 	shown, key := subjects.InstanceRow{InstanceID: instance}, subjects.InstanceKey(tenant, instance)
 	s.load(t, key, &shown)
 	shown, effects = machine.StepInstance(shown, agent, in, retention)
-	if saves(effects) {
+	if machine.Saves(effects) {
 		s.save(t, key, shown)
 	}
 	for _, effect := range effects {
