@@ -33,6 +33,7 @@ FUZZ_TIME ?= 10s
 # How long faults go on, under how many agents, over 1 or 3 NATS servers. A seed repeats the faults of a run.
 CHAOS_DURATION ?= 30m
 CHAOS_AGENTS ?= 500
+LOSSES_AGENTS ?= 1000
 CHAOS_NODES ?= 1
 CHAOS_SEED ?=
 # A mirror or a copy of the vulnerability database: an https:// or file:// address.
@@ -42,7 +43,7 @@ VULN_WAIT ?= 60
 # 1: an unreachable database is a failure too.
 VULN_REQUIRED ?=
 
-.PHONY: help build up test e2e attack bench fuzz lint fmt tidy tidy-check vuln standalone ui ui-check ui-test ui-bench check tools clean chaos storm mutants replay hygiene
+.PHONY: help build up test e2e attack bench fuzz lint fmt tidy tidy-check vuln standalone ui ui-check ui-test ui-bench check tools clean chaos storm mutants replay hygiene losses
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -75,6 +76,9 @@ chaos: ## the fault suite (CHAOS_DURATION, CHAOS_AGENTS, CHAOS_NODES, CHAOS_SEED
 
 hygiene: ## 1,000 agents connect and vanish while presence and gateways are killed; no consumer may be left over
 	HYGIENE=full go test -count=1 -timeout 20m -run '^TestConsumersDoNotLeak$$' -v ./services/e2e
+
+losses: ## kill -9 of a gateway, and of presence beside it, with LOSSES_AGENTS agents: how late the last one is offline
+	ROLLCALL_E2E_FLEET=$(LOSSES_AGENTS) go test -count=1 -timeout 20m -run '^Test(GatewayKilled|PresenceKilledDuringALoss|LeaderKilled)$$' -v ./services/e2e
 
 mutants: ## builds that each break one rule on purpose; the check of the fault suite must find every one
 	MUTANTS=all go test -count=1 -run '^TestMutants$$' -v ./services/e2e

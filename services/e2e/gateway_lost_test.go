@@ -66,6 +66,65 @@ func TestGatewayKilled(t *testing.T) {
 	require.Equal(t, once(doomed), online)
 }
 
+// TestPresenceKilledDuringALoss kills a gateway, and the only presence process a second
+// later, and says by how much later than without that its agents are offline: once with
+// presence back before they would have been, and once with presence back when they
+// should have been for long.
+func TestPresenceKilledDuringALoss(t *testing.T) {
+	text := os.Getenv(fleetVariable)
+	if text == "" {
+		t.Skipf("needs %s, the number of agents, and a machine to itself: make losses", fleetVariable)
+	}
+	size, err := strconv.Atoi(text)
+	require.NoError(t, err, fleetVariable)
+	s := newStack(t, options{abrupt: true, args: []string{"--gateways", "2", "--presence", "1", "--lease", "1"}})
+	a, b, p := s.Gateways[0], s.Gateways[1], s.Presence[0]
+	s.journal()
+	watcher := s.observe(t, b, client.Selection{All: true})
+	agents, heard := names("doomed", size), 0
+	// lose kills the gateway under the agents, does something, and returns when the
+	// first and the last of them were offline, counted from the kill.
+	gatewayPID := a.PID
+	lose := func(during func(killed time.Time)) (killed time.Time, first, last time.Duration) {
+		conns := s.fleet(t, a, agents)
+		watcher.await("all online", heard, size)
+		heard += size
+		killed = time.Now()
+		again := s.kill(gatewayPID)
+		during(killed)
+		for i, e := range watcher.await("all offline", heard, size) {
+			require.Equal(t, subjects.StatusOffline, e.changed.Status, e.changed.AgentID)
+			if last = max(last, e.at.Sub(killed)); i == 0 {
+				first = last
+			}
+		}
+		heard += size
+		disband(conns)
+		gatewayPID = s.run(again, a.URL).pid
+		return killed, first, last
+	}
+	presencePID := p.PID
+	away := func(d time.Duration, back *time.Time) func(time.Time) {
+		return func(killed time.Time) {
+			wait(t, time.Until(killed.Add(time.Second)))
+			again := s.kill(presencePID)
+			wait(t, time.Until(killed.Add(d)))
+			presencePID = s.run(again, p.URL).pid
+			*back = time.Now()
+		}
+	}
+	var early, late time.Time
+	_, first, without := lose(func(time.Time) {})
+	_, _, soon := lose(away(4*time.Second, &early))
+	killed, _, overdue := lose(away(15*time.Second, &late))
+	behind := overdue - late.Sub(killed)
+	round := func(d time.Duration) time.Duration { return d.Round(time.Millisecond) }
+	t.Logf("%d agents, offline after the kill: first %s, last %s; last with presence away from 1 s to 4 s: %s", size, round(first), round(without), round(soon))
+	t.Logf("with presence away from 1 s to 15 s: last %s after it is ready", round(behind))
+	require.LessOrEqual(t, soon, without+time.Second)
+	require.LessOrEqual(t, behind, without-first+time.Second, "no longer than the closes themselves take, and a second")
+}
+
 // checkLost sees each of the agents go offline once, and nobody else.
 func (s *stack) checkLost(t *testing.T, offline []observed, doomed []string, killed time.Time) {
 	t.Helper()

@@ -86,7 +86,7 @@ func New(config Config, log zerolog.Logger) *Service {
 		reg:      prometheus.NewRegistry(),
 		roster:   newRoster(),
 		recent:   &recent{newer: map[string]known{}},
-		gateways: &gateways{live: map[string]string{}},
+		gateways: newGateways(),
 		brake:    &brake{},
 		lapses:   make(chan lapse, janitorQueue),
 		synced:   make(chan struct{}),

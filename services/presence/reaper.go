@@ -35,6 +35,23 @@ const (
 type gateways struct {
 	mu   sync.Mutex
 	live map[string]string
+	// gone is when the rows of those that are not there lapsed or were removed, by the
+	// server's markers. It is nil once it was asked for: from then on this process
+	// sees for itself.
+	gone map[string]time.Time
+}
+
+func newGateways() *gateways {
+	return &gateways{live: map[string]string{}, gone: map[string]time.Time{}}
+}
+
+// missing is who was not there when the process started, and since when.
+func (g *gateways) missing() map[string]time.Time {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	gone := g.gone
+	g.gone = nil
+	return gone
 }
 
 func (g *gateways) apply(u bus.Update) error {
@@ -52,9 +69,13 @@ func (g *gateways) apply(u bus.Update) error {
 	defer g.mu.Unlock()
 	if u.Op != bus.Put {
 		delete(g.live, instance)
+		if g.gone != nil {
+			g.gone[instance] = u.Time
+		}
 		return nil
 	}
 	g.live[instance] = row.Incarnation
+	delete(g.gone, instance)
 	return nil
 }
 
@@ -64,6 +85,7 @@ func (g *gateways) clear() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	clear(g.live)
+	clear(g.gone)
 }
 
 func (g *gateways) snapshot() map[string]string {
@@ -76,10 +98,13 @@ func (g *gateways) snapshot() map[string]string {
 // presence processes do it at once; the ids of the closes make them one.
 //
 // Nothing is lost while this process cannot see who is there: not connected, not
-// answered, or stopped itself. After that everybody gets a whole grace.
+// answered, or stopped itself. After that everybody gets a whole grace. A process that
+// has just started gives a gateway that was gone before only what is left of its: the
+// server, which was there, saw its row lapse, and nobody may have watched since.
 func (s *Service) reap(ctx context.Context) error {
 	fresh := machine.Watchdog{Grace: s.config.Grace, Repeat: reaperRepeat}
 	dog, last := fresh, time.Now()
+	dog.Gone = s.gateways.missing()
 	reconnects := s.conn.NC().Stats().Reconnects
 	tick := time.NewTicker(reaperTick)
 	defer tick.Stop()

@@ -23,10 +23,17 @@ type Watchdog struct {
 	// Repeat is how long to wait before an owner that still owns connections is
 	// reported lost again.
 	Repeat time.Duration
+	// Gone says since when gateways have been missing that were missing before this
+	// watchdog began, as the server saw it. It shortens their grace, though not below
+	// [LeastGrace]: one that comes back at that moment is not lost.
+	Gone map[string]time.Time
 
 	missing  map[Owner]time.Time
 	reported map[Owner]time.Time
 }
+
+// LeastGrace is what is left of a grace at least, however long a gateway is gone.
+const LeastGrace = 500 * time.Millisecond
 
 // Lost returns the owners that are lost at now, in a stable order. Owners are
 // those that hold connections; alive maps the instance_id of each live gateway
@@ -45,6 +52,7 @@ func (w *Watchdog) Lost(now time.Time, owners []Owner, alive map[string]string, 
 		case lives && incarnation == owner.Incarnation:
 			delete(w.missing, owner)
 			delete(w.reported, owner)
+			delete(w.Gone, owner.Gateway)
 		case lives || w.missingFor(now, owner) >= w.Grace && !hold:
 			if at, done := w.reported[owner]; !done || now.Sub(at) >= w.Repeat {
 				w.reported[owner] = now
@@ -63,13 +71,20 @@ func (w *Watchdog) Lost(now time.Time, owners []Owner, alive map[string]string, 
 func (w *Watchdog) Cleared(owner Owner) {
 	delete(w.missing, owner)
 	delete(w.reported, owner)
+	delete(w.Gone, owner.Gateway)
 }
 
 func (w *Watchdog) missingFor(now time.Time, owner Owner) time.Duration {
 	since, known := w.missing[owner]
 	if !known {
-		w.missing[owner] = now
-		return 0
+		since = now
+		if gone, told := w.Gone[owner.Gateway]; told && gone.Before(now) {
+			since = gone
+			if latest := now.Add(LeastGrace - w.Grace); since.Before(latest) {
+				since = latest
+			}
+		}
+		w.missing[owner] = since
 	}
 	return now.Sub(since)
 }

@@ -41,6 +41,28 @@ func TestWatchdog(t *testing.T) {
 		require.Empty(t, w.Lost(start.Add(5*time.Second), owners, only2, false))
 		require.Len(t, w.Lost(start.Add(7*time.Second), owners, only2, false), 1)
 	})
+	t.Run("gone before it began", func(t *testing.T) {
+		t.Parallel()
+		gone := func(ago time.Duration) *machine.Watchdog {
+			return &machine.Watchdog{Grace: grace, Repeat: time.Minute, Gone: map[string]time.Time{"g1": start.Add(-ago)}}
+		}
+		w := gone(time.Second)
+		require.Empty(t, w.Lost(start, owners, only2, false))
+		require.Empty(t, w.Lost(start.Add(grace-time.Second-1), owners, only2, false))
+		require.Equal(t, []machine.Owner{one}, w.Lost(start.Add(grace-time.Second), owners, only2, false))
+		w = gone(time.Hour)
+		require.Empty(t, w.Lost(start, owners, only2, false), "it may come back right now")
+		require.Equal(t, []machine.Owner{one}, w.Lost(start.Add(machine.LeastGrace), owners, only2, false))
+		w = gone(time.Hour)
+		require.Empty(t, w.Lost(start, owners, both, false))
+		require.Empty(t, w.Lost(start.Add(time.Second), owners, only2, false), "it was back: another absence, a whole grace")
+		require.Empty(t, w.Lost(start.Add(grace), owners, only2, false))
+		require.Len(t, w.Lost(start.Add(grace+time.Second), owners, only2, false), 1)
+		w = gone(-time.Hour)
+		require.Empty(t, w.Lost(start, owners, only2, false))
+		require.Empty(t, w.Lost(start.Add(grace-1), owners, only2, false), "a server's clock that is ahead prolongs nothing")
+		require.Len(t, w.Lost(start.Add(grace), owners, only2, false), 1)
+	})
 	t.Run("held", func(t *testing.T) {
 		t.Parallel()
 		w := dog()
