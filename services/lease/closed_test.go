@@ -93,7 +93,8 @@ func TestRequestsRaceWithCloses(t *testing.T) {
 	}
 	states := map[string]int{}
 	for _, r := range requests {
-		require.True(t, s.reply(r.command).OK)
+		reply := s.reply(r.command)
+		require.True(t, reply.OK, "%+v", reply.Error)
 		s.eventually(func() bool { return subjects.LeaseEnded(s.row("ada", r.lease).State) }, "a lease that nobody holds")
 		states[s.row("ada", r.lease).State]++
 		story := s.story(r.lease)

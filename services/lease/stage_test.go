@@ -277,7 +277,8 @@ func (s *stage) set(value string) {
 
 // peer is a connection whose gateway the test plays.
 type peer struct {
-	// patience is how long its gateway waits for an answer.
+	// patience is how long its gateway waits for an answer: longer than a slow machine
+	// takes, as what comes later is refused.
 	patience time.Duration
 	stage    *stage
 	tenant   string
@@ -287,7 +288,7 @@ type peer struct {
 
 // peer opens a connection; agent may be empty.
 func (s *stage) peer(agent string) *peer {
-	return &peer{patience: 5 * time.Second, stage: s, tenant: "acme", peer: subjects.Peer{
+	return &peer{patience: patience, stage: s, tenant: "acme", peer: subjects.Peer{
 		ConnectionID: subjects.NewID(), InstanceID: subjects.InstanceIDOfSPKI([]byte(agent)), AgentID: agent,
 		Incarnation: subjects.NewID(),
 	}}

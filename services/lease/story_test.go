@@ -403,7 +403,7 @@ func TestCommandThatCameTooLate(t *testing.T) {
 		require.Equal(t, subjects.CodeUnavailable, reply.Error.Code)
 	}
 	require.Equal(t, subjects.LeaseGranted, s.row("ada", lease).State)
-	ada.patience = 5 * time.Second
+	ada.patience = patience
 	require.Equal(t, uint64(1), ada.claim(lease))
 	require.Empty(t, s.row("ada", orphan).LeaseID, "nobody knows of it, so it must not be")
 }

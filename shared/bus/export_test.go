@@ -1,6 +1,10 @@
 package bus
 
-import "context"
+import (
+	"context"
+
+	"github.com/nats-io/nats.go"
+)
 
 // Older compares versions of servers.
 func Older(version, than string) bool { return older(version, than) }
@@ -16,4 +20,12 @@ func (b *KV) ByLeader() *KV {
 // ListInParts is List with the server breaking off after so many bytes.
 func (b *KV) ListInParts(ctx context.Context, most int, filters ...string) ([]Entry, uint64, error) {
 	return b.list(ctx, most, filters...)
+}
+
+// Listing is a request for rows under way, and Ended how it takes the server's last word.
+type Listing = listing
+
+// Ended is what a listing makes of the word that ends a part of it.
+func (l *listing) Ended(status string, header nats.Header, last uint64) (more bool, err error) {
+	return l.ended(status, header, last)
 }

@@ -43,8 +43,8 @@ type listing struct {
 
 // List reads the rows under the keys that one of the filters matches, oldest revision
 // first, and says through which revision of the bucket they are complete; 0 where none
-// matches. It costs the server no consumer. Any of several servers may answer: one that lags behind tells so
-// by the revision.
+// matches. It costs the server no consumer. Any of several servers may answer: one that
+// lags behind tells so by the revision.
 // The error Is [ErrTooMany] when more than 1,024 rows match, and [ErrUnavailable] when
 // no answer came.
 func (b *KV) List(ctx context.Context, filters ...string) (rows []Entry, through uint64, err error) {
@@ -124,21 +124,27 @@ func (l *listing) ended(status string, header nats.Header, last uint64) (more bo
 		return false, ErrTooMany
 	case status == statusNobody:
 		return false, nats.ErrNoResponders
-	case status == statusNone && description == noneThere:
+	case status == statusNone && description == noneThere && l.through == 0:
 		return false, nil // it does not say through which revision that is so
 	case status != statusEnd:
-		// A row was overwritten under the server's hands, say.
+		// A row lapsed under the server's hands, say, or none of the rest is there.
 		return false, fmt.Errorf("%w: %s %s", nats.ErrTimeout, status, description)
 	}
-	var sent, pending uint64
+	var sent, pending, through uint64
 	if err := errors.Join(
-		number(header, jetstream.LastSequenceHeader, &sent), number(header, headerPending, &pending), number(header, headerThrough, &l.through),
+		number(header, jetstream.LastSequenceHeader, &sent), number(header, headerPending, &pending), number(header, headerThrough, &through),
 	); err != nil {
 		return false, err
 	}
 	if sent != last {
 		return false, fmt.Errorf("%w: the rows up to %d of %d came", nats.ErrTimeout, last, sent)
 	}
+	if through < l.through {
+		// Of what another server has overwritten since, this one still has the revision
+		// that was passed over.
+		return false, fmt.Errorf("%w: the rest is of %d, what came before of %d", nats.ErrTimeout, through, l.through)
+	}
+	l.through = through
 	// A row that is overwritten before the rest is read has a later revision then.
 	l.From = sent + 1
 	return pending > 0, nil

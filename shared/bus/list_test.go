@@ -2,9 +2,11 @@ package bus_test
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 	"testing"
 
+	"github.com/nats-io/nats.go"
 	"github.com/stretchr/testify/require"
 
 	"rollcall/shared/bus"
@@ -74,4 +76,33 @@ func TestListTooMany(t *testing.T) {
 	_, _, err := kv.List(t.Context(), "t.*")
 	require.ErrorIs(t, err, bus.ErrTooMany)
 	require.NotErrorIs(t, err, bus.ErrUnavailable)
+}
+
+// TestListOfServersThatLag has another server answer for the rest of a listing than for
+// its first part: what lags behind the first part is no part of it.
+func TestListOfServersThatLag(t *testing.T) {
+	t.Parallel()
+	end := func(sent, pending, through int) nats.Header {
+		return nats.Header{
+			"Nats-Last-Sequence": {strconv.Itoa(sent)}, "Nats-Num-Pending": {strconv.Itoa(pending)}, "Nats-UpTo-Sequence": {strconv.Itoa(through)},
+		}
+	}
+	first := func() *bus.Listing {
+		var l bus.Listing
+		more, err := l.Ended("204", end(30, 2, 50), 30)
+		require.NoError(t, err)
+		require.True(t, more)
+		require.Equal(t, uint64(31), l.From)
+		return &l
+	}
+	more, err := first().Ended("204", end(50, 0, 50), 50)
+	require.NoError(t, err)
+	require.False(t, more)
+	_, err = first().Ended("204", end(0, 0, 49), 0)
+	require.ErrorIs(t, err, nats.ErrTimeout)
+	_, err = first().Ended("404", nats.Header{"Description": {"No Results"}}, 0)
+	require.ErrorIs(t, err, nats.ErrTimeout)
+	more, err = new(bus.Listing).Ended("404", nats.Header{"Description": {"No Results"}}, 0)
+	require.NoError(t, err, "none is there")
+	require.False(t, more)
 }

@@ -18,7 +18,7 @@ const (
 	shutdownGrace = 5 * time.Second       // for handlers under way
 	cancelGrace   = time.Second           // for them to notice that it is over
 	drainGrace    = 3 * time.Second       // for deliveries on their way to be given back
-	fullDelay     = 50 * time.Millisecond // until what found its lane full comes again
+	backDelay     = 50 * time.Millisecond // until what is given back comes again
 	staleShare    = 75                    // percent of AckWait that a delivery may wait in its lane
 	nakFirst      = 100 * time.Millisecond
 	nakMost       = 5 * time.Second
@@ -88,6 +88,7 @@ type crew struct {
 	lanes  []chan arrival
 	note   func(stream string, seq uint64)
 	ended  <-chan struct{} // no more is taken from here on
+	left   chan struct{}   // closed when nothing comes any more
 	cancel context.CancelFunc
 	done   sync.WaitGroup
 }
@@ -109,7 +110,7 @@ func newCrew(ctx context.Context, w Work, note func(string, uint64)) *crew {
 		w.Lane = func(d *Delivery) string { return d.Consumer }
 	}
 	handling, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	c := &crew{Work: w, note: note, ended: ctx.Done(), cancel: cancel, lanes: make([]chan arrival, w.Lanes)}
+	c := &crew{Work: w, note: note, ended: ctx.Done(), left: make(chan struct{}), cancel: cancel, lanes: make([]chan arrival, w.Lanes)}
 	for i := range c.lanes {
 		lane := make(chan arrival, w.Depth)
 		c.lanes[i] = lane
@@ -129,7 +130,7 @@ func (c *crew) take(msg *nats.Msg) {
 	select {
 	case c.lane(d) <- arrival{d: d, since: time.Now()}:
 	default:
-		c.settled(d, d.Nak(fullDelay))
+		c.settled(d, d.Nak(backDelay))
 	}
 }
 
@@ -143,7 +144,10 @@ func (c *crew) lane(d *Delivery) chan arrival {
 func (c *crew) run(ctx context.Context, lane <-chan arrival) {
 	for a := range lane {
 		if c.over() {
-			c.settled(a.d, a.d.Nak(0))
+			// What the server sends again to somebody who leaves at that moment is lost
+			// until its AckWait is over.
+			<-c.left
+			c.settled(a.d, a.d.Nak(backDelay))
 			continue
 		}
 		if c.AckWait > 0 && time.Since(a.since) > c.AckWait*staleShare/100 {
@@ -200,6 +204,7 @@ func nakDelay(attempt int) time.Duration {
 // stop ends the lanes. Nothing may be taken any more.
 func (c *crew) stop() {
 	defer c.cancel()
+	close(c.left)
 	for _, lane := range c.lanes {
 		close(lane)
 	}

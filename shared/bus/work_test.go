@@ -265,8 +265,12 @@ func TestWorkStops(t *testing.T) {
 		t.Parallel()
 		_, conn, _ := fixture(t)
 		events(t, conn)
+		const rest = 64 // the server may be about to send any of them here again
 		first := consumer(t, conn, "first", "ev.first", time.Minute)
-		consumer(t, conn, "next", "ev.next", time.Minute)
+		var next []jetstream.PushConsumer
+		for i := range rest {
+			next = append(next, consumer(t, conn, fmt.Sprint("next", i), fmt.Sprint("ev.next", i), time.Minute))
+		}
 		busy, free := make(chan struct{}), make(chan struct{})
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
@@ -282,11 +286,13 @@ func TestWorkStops(t *testing.T) {
 		}()
 		publish(t, conn, "ev.first", "first")
 		<-busy
-		publish(t, conn, "ev.next", "next")
-		require.Eventually(t, func() bool {
-			c, err := conn.JS().PushConsumer(t.Context(), "EVENTS", "next")
-			return err == nil && c.CachedInfo().NumAckPending == 1
-		}, soon, tick)
+		for i, c := range next {
+			publish(t, conn, fmt.Sprint("ev.next", i), fmt.Sprint("next", i))
+			require.Eventually(t, func() bool {
+				info, err := c.Info(t.Context())
+				return err == nil && info.NumAckPending == 1
+			}, soon, tick)
+		}
 		cancel()
 		close(free)
 		require.NoError(t, <-done)
@@ -297,7 +303,11 @@ func TestWorkStops(t *testing.T) {
 			seen.add("%s", d.Data)
 			return nil
 		}})
-		seen.expect(t, "next") // long before its AckWait
+		require.Eventually(t, func() bool { return len(seen.read()) >= rest }, soon, tick, "long before their AckWait")
+		for _, c := range next {
+			require.Eventually(t, settled(t, c), soon, tick)
+		}
+		require.Len(t, seen.read(), rest)
 	})
 
 	t.Run("cancels a handler that takes too long", func(t *testing.T) {
