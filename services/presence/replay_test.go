@@ -152,6 +152,29 @@ func TestReplayWhileRowsChange(t *testing.T) {
 	require.Equal(t, []any{0, report.Rows}, []any{code, report.Equal}, "%+v", report)
 }
 
+// TestReplayAsksForNoCopies holds that a row is looked at again by what the role replay
+// may ask, which may not have messages copied.
+func TestReplayAsksForNoCopies(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, perAgent)
+	p := s.start()
+	s.gateway("g1").open("ada", "laptop")
+	s.requireChanges("ada", online)
+	s.eventually(func() bool { return len(s.events(subjects.TypePresenceUpserted)) == 1 }, "not announced")
+	p.stop()
+	row := s.agent("ada")
+	row.Status = subjects.StatusWorking
+	s.overwrite(subjects.AgentKey("acme", "ada"), row)
+	copies, err := s.conn.NC().SubscribeSync("$JS.API.DIRECT.GET.>")
+	require.NoError(t, err)
+	report, code := s.replayed()
+	require.Equal(t, 1, code)
+	require.Len(t, report.Differences, 1)
+	asked, _, err := copies.Pending()
+	require.NoError(t, err)
+	require.Zero(t, asked)
+}
+
 // TestReplayThatCannot holds that what keeps it from comparing is told apart from what
 // it finds.
 func TestReplayThatCannot(t *testing.T) {

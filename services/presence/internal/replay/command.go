@@ -148,6 +148,7 @@ func (c *config) run(ctx context.Context, stderr io.Writer) (Report, error) {
 	}
 	conn, err := bus.Connect(ctx, bus.Options{
 		URL: c.natsURL, Name: "rollcall replay", Log: log, CAFile: c.natsCA, CredsFile: c.natsCreds, InboxPrefix: c.inboxPrefix,
+		LeaderReads: true,
 	})
 	if err != nil {
 		return Report{}, fmt.Errorf("connect to NATS: %w", err)
