@@ -112,15 +112,25 @@ tidy-check: ## fail if tidy would change a go.mod or go.sum
 	@set -e; dirs="$(MODULES)"; for dir in $$dirs; do echo "tidy -diff $${dir#$(CURDIR)/}"; (cd "$$dir" && GOWORK=off go mod tidy -diff); done
 
 # The database is asked first with a scan that needs nothing else, so that `unreachable` is never mistaken for
-# `nothing found`, and a finding or a broken build never for `unreachable`. Without a network the scan is skipped
-# and says so, unless GOVULNDB names a database or VULN_REQUIRED=1.
+# `nothing found`, and a finding or a broken build never for `unreachable`. Where vuln.go.dev cannot be reached a copy
+# is made from the module proxy. Without a network the scan is skipped and says so, unless GOVULNDB names a database
+# or VULN_REQUIRED=1. What is scanned is what go.work's toolchain builds, whichever is installed here.
 vuln: ## govulncheck over all modules (GOVULNDB, VULN_REQUIRED)
 	@scripts/tools.sh govulncheck
 	@set -e; db="$(or $(GOVULNDB),https://vuln.go.dev)"; limit=""; rc=0; \
 	if command -v timeout >/dev/null; then limit="timeout $(VULN_WAIT)"; fi; \
-	said=$$($$limit $(GOVULNCHECK) -C subjects -db "$$db" -scan module 2>&1) || rc=$$?; \
+	scan() { $$limit $(GOVULNCHECK) -C subjects -db "$$db" -scan module 2>&1; }; \
+	said=$$(scan) || rc=$$?; \
+	case "$$rc:$$said" in 124:*|*"fetching vulnerabilities"*) \
+		if [ -z "$(GOVULNDB)" ] && copy=$$(scripts/vulndb.sh); then db="$$copy" rc=0; said=$$(scan) || rc=$$?; fi ;; \
+	esac; \
 	case "$$rc:$$said" in \
 	0:*|3:*) \
+		patched=$$(sed -n 's/^toolchain //p' go.work); here=$$(go env GOVERSION); \
+		if GOTOOLCHAIN=$$patched go version >/dev/null 2>&1; then export GOTOOLCHAIN=$$patched; \
+		else echo "govulncheck: $$patched cannot be fetched; scanning what $$here builds"; fi; \
+		[ "$$here" = "$$(go env GOVERSION)" ] || echo "govulncheck: NB: this machine builds with $$here (GOTOOLCHAIN), which lacks fixes of $$patched"; \
+		echo "govulncheck: $$db, $$(go env GOVERSION)"; \
 		dirs="$(MODULES)"; for dir in $$dirs; do \
 			echo "govulncheck $${dir#$(CURDIR)/}"; \
 			$(GOVULNCHECK) -C "$$dir" -db "$$db" -test ./...; \

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -114,15 +115,30 @@ func TestDrainSpreadsReturns(t *testing.T) {
 	t.Parallel()
 	const peers, quarters = 64, 4
 	w := newWorld(t)
-	g := w.gateway(t, func(c *Config) { c.Drain = time.Second })
-	clients := make([]*testClient, peers)
+	g := w.gateway(t, func(c *Config) { c.Drain = 2 * time.Second })
+	clients, ends := make([]*testClient, peers), make([]error, peers)
 	for i := range clients {
 		clients[i] = g.connect(t, grant{agent: "a1"})
 	}
+	// A connection has ended once its peer has answered, so each peer reads by itself.
+	var reading sync.WaitGroup
+	for i, c := range clients {
+		reading.Go(func() {
+			for f, err := c.read(); ; f, err = c.read() {
+				if ends[i] = err; err != nil {
+					return
+				}
+				c.events = append(c.events, f)
+			}
+		})
+	}
 	g.end()
+	reading.Wait()
 	hints := [quarters]int{}
-	for _, c := range clients {
-		c.requireClosed(1001, "draining")
+	for i, c := range clients {
+		var end websocket.CloseError
+		require.ErrorAs(t, ends[i], &end)
+		require.Equal(t, websocket.CloseError{Code: 1001, Reason: "draining"}, end)
 		require.Len(t, c.events, 1)
 		var hint int
 		require.NoError(t, json.Unmarshal(member(t, c.events[0].Payload, "retry_after_ms"), &hint))

@@ -150,9 +150,8 @@ func (s *socket) settled() {
 
 // control lets something of the peer's through that it was not asked for, or waits until
 // it may pass: an answer, or a ping or a pong, of which the library answers the first by
-// itself, as fast as they come, and reads on. Nothing is read
-// from the peer meanwhile, so it is its own connection that fills up. Only the reader
-// calls it, and its ctx bounds it.
+// itself, as fast as they come, and reads on. Nothing is read from the peer meanwhile, so
+// it is its own connection that fills up. Only the reader calls it, and its ctx bounds it.
 func (s *socket) control(ctx context.Context) bool {
 	if s.controls.Allow() {
 		return true

@@ -34,8 +34,8 @@
 //	               retry_after_ms or code 1013
 //	over           ctx ended, Close, or the gateway refused it for good: codes 4003,
 //	               4005, 4006, 4007 and 4008 in the handshake, 4001 at any time
-//	               unless Token then returns another one, and invalid_request, unauthorized, forbidden and unsupported_request
-//	               to what it restores
+//	               unless Token then returns another one, and invalid_request,
+//	               unauthorized, forbidden and unsupported_request to what it restores
 //
 // An event is handed on once, in the order of the stream, whatever connections it
 // takes: a subscription begins behind the last event, and what comes twice all the

@@ -166,9 +166,9 @@ func (c *Conn) Moderate(ctx context.Context, prefixes ...string) error {
 // lease that is not granted is a [*RefusedError], and work does not run.
 //
 // Ctx bounds the waiting and is passed on to work. Finalize and rollback have
-// a few seconds of their own, and are tried again in them: an act that was done is recorded even if ctx has
-// ended meanwhile. If finalize fails the act was done and the error says what
-// is not recorded.
+// a few seconds of their own, and are tried again in them: an act that was done
+// is recorded even if ctx has ended meanwhile. If finalize fails the act was done
+// and the error says what is not recorded.
 func (c *Conn) Use(
 	ctx context.Context, resource string, o LeaseOptions, work func(ctx context.Context, claim Claim) (messageID string, err error),
 ) error {

@@ -427,7 +427,8 @@ func (s *Session) set(change func()) {
 }
 
 // Connected waits until there is a connection on which everything is restored, or
-// will be once the handlers have made room, and returns it. Leases are bound to it: what is asked of it does not survive it.
+// will be once the handlers have made room, and returns it. Leases are bound to it:
+// what is asked of it does not survive it.
 func (s *Session) Connected(ctx context.Context) (*Conn, error) { return s.other(ctx, nil) }
 
 // other is Connected for somebody who has seen one connection end.
