@@ -202,12 +202,17 @@ func TestRefusalOvertakenByARow(t *testing.T) {
 	eachMode(t, func(t *testing.T, s *stage) {
 		t.Helper()
 		s.start()
-		g := s.gateway("g1")
-		old := *g
+		// Each by a gateway of its own: what one lost gateway holds is closed at once,
+		// and what turns up later a minute after that.
+		g, other := s.gateway("g1"), s.gateway("g2")
+		old, older := *g, *other
 		g.live()
+		other.live()
 		g.open("ada", "laptop")
+		other.open("eve", "phone")
 		s.requireChanges("ada", online)
-		late := []*peer{old.open("bob", "tablet"), old.open("", "screen")}
+		s.requireChanges("eve", online)
+		late := []*peer{old.open("bob", "tablet"), older.open("", "screen")}
 		s.eventually(func() bool { return len(s.events(subjects.TypeConnectionClosed)) == len(late) }, "not refused")
 		opened := s.events(subjects.TypeConnectionOpened)
 		for i, p := range late {
