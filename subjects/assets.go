@@ -1,7 +1,6 @@
 package subjects
 
 import (
-	"strings"
 	"time"
 )
 
@@ -148,18 +147,6 @@ const AllAgentInputs = "tenant.*.agent.>"
 // AllInstanceConnections is the filter for the connections of peers without an
 // agent, of all tenants.
 const AllInstanceConnections = "tenant.*.instance.*.connection.*"
-
-// AllPresence is the filter for what presence announces, AllPruned for its word that
-// an instance's row is gone.
-const (
-	AllPresence = "tenant.*.presence.>"
-	AllPruned   = "tenant.*.presence.instance.*.pruned"
-)
-
-// OfTenant narrows a filter for all tenants to one.
-func OfTenant(filter, tenant string) string {
-	return "tenant." + tenant + strings.TrimPrefix(filter, "tenant.*")
-}
 
 // AllOf is the filter for every event of a tenant.
 func AllOf(tenant string) string { return "tenant." + tenant + ".>" }

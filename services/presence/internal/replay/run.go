@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -315,20 +317,20 @@ func (r *run) read(ctx context.Context) error {
 	r.book.Reaches(log.First, log.Last)
 	// What comes meanwhile is taken for a sign, and applied in another round: what an
 	// event did may only be understood by what is announced after it.
-	err = r.conn.ReadStored(ctx, subjects.StreamEvents, r.filters(subjects.AllPresence, subjects.AllAgentConnectionsOpened, allInstancesOpened), r.signed+1,
-		func(d *bus.Delivery) {
-			r.signed = d.Seq
+	err = r.conn.ReadStored(ctx, subjects.StreamEvents, nil, r.signed+1, func(d *bus.Delivery) {
+		r.signed = d.Seq
+		if r.isOf(d, r.Tenant, subjects.SystemTenant) { // gateways are everybody's
 			r.book.Sign(messageOf(d))
-		})
+		}
+	})
 	if err != nil {
 		return err
 	}
-	err = r.conn.ReadStored(ctx, subjects.StreamEvents, r.filters(subjects.AllAgentInputs, subjects.AllInstanceConnections, subjects.AllPruned), r.applied+1,
-		func(d *bus.Delivery) {
-			if d.Seq <= log.Last {
-				r.book.Apply(messageOf(d))
-			}
-		})
+	err = r.conn.ReadStored(ctx, subjects.StreamEvents, nil, r.applied+1, func(d *bus.Delivery) {
+		if d.Seq <= log.Last && r.isOf(d, r.Tenant) {
+			r.book.Apply(messageOf(d))
+		}
+	})
 	r.signed, r.applied = max(r.signed, log.Last), log.Last
 	return err
 }
@@ -337,23 +339,13 @@ func messageOf(d *bus.Delivery) Message {
 	return Message{Seq: d.Seq, Subject: d.Subject, Time: d.Time, Cause: d.Header.Get(subjects.HeaderCause), Data: d.Data}
 }
 
-// allInstancesOpened is the filter for openings of peers without an agent, of gateways
-// themselves above all.
-const allInstancesOpened = "tenant.*.instance.*.connection.opened"
-
-// filters are narrowed to the tenant, if there is one; but gateways are everybody's.
-func (r *run) filters(all ...string) []string {
-	if r.Tenant == "" {
-		return all
-	}
-	var out []string
-	for _, filter := range all {
-		out = append(out, subjects.OfTenant(filter, r.Tenant))
-		if filter == allInstancesOpened && r.Tenant != subjects.SystemTenant {
-			out = append(out, subjects.OfTenant(filter, subjects.SystemTenant))
-		}
-	}
-	return out
+// isOf reports whether a message is of one of the tenants, or everybody is asked for. The
+// log is read whole: a consumer with filters has the server search for every match, which
+// takes many times as long as sending everything.
+func (r *run) isOf(d *bus.Delivery, tenants ...string) bool {
+	return r.Tenant == "" || slices.ContainsFunc(tenants, func(tenant string) bool {
+		return strings.HasPrefix(d.Subject, strings.TrimSuffix(subjects.AllOf(tenant), ">"))
+	})
 }
 
 // fill puts what the log gives into the scratch bucket: the rows that should be there
