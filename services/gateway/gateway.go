@@ -255,6 +255,8 @@ func (g *Gateway) ensure(ctx context.Context) error {
 // follow starts the view and what feeds sockets, and returns when the view is
 // complete and somebody's tokens count.
 func (g *Gateway) follow(ctx context.Context, background *tasks, presence, gateways *bus.KV) error {
+	// NATS may restart while this process starts, and forget EDGE.
+	background.run("look after streams", g.conn.Upkeep)
 	events, err := g.conn.Extent(ctx, subjects.StreamEvents)
 	if err != nil {
 		return err
@@ -293,7 +295,6 @@ func (g *Gateway) follow(ctx context.Context, background *tasks, presence, gatew
 	background.run("announce again what was dropped", g.readmit)
 	background.run("count agents", g.count)
 	background.run("report rejected events", g.report)
-	background.run("look after streams", g.conn.Upkeep)
 	background.run("answer for peers that are gone", g.answerOrphans)
 	return nil
 }

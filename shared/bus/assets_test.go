@@ -44,7 +44,8 @@ func TestReadingAStreamThatIsGoneFromTheStart(t *testing.T) {
 		return conn.Read(ctx, "M", nil, 1, func(d *bus.Delivery) { came <- d.Subject })
 	})
 	keepUp(t, conn)
-	exists(t, conn, "M")
+	_, err := conn.Extent(t.Context(), "M")
+	require.NoError(t, err, "asked at any moment, it is waited for")
 	publish(t, conn, "m.a", "1")
 	select {
 	case subject := <-came:

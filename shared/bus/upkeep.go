@@ -125,10 +125,7 @@ func (c *Conn) sparing(stream string, err error) error {
 	if !errors.Is(err, jetstream.ErrStreamNotFound) {
 		return err
 	}
-	c.mu.Lock()
-	_, kept := c.assets[stream]
-	c.mu.Unlock()
-	if !kept {
+	if !c.keeps(stream) {
 		return err
 	}
 	c.rush()

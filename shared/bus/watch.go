@@ -80,7 +80,7 @@ func (c *Conn) Extent(ctx context.Context, stream string) (Extent, error) {
 		if err == nil {
 			info = s.CachedInfo()
 		}
-		return err
+		return c.sparing(stream, err)
 	})
 	if err != nil {
 		return Extent{}, sorted(err, "look at stream %q", stream)
