@@ -214,6 +214,13 @@ func (s *stack) beaconAndLeave(t *testing.T, conn *client.Conn, watcher *observe
 	require.Equal(t, &idle, row.LastInputSeconds)
 	require.JSONEq(t, `{"a":1}`, string(row.Metadata))
 	require.Equal(t, 1, watcher.count(), "a beacon changes no status")
+	// The row comes before its announcement, which is to be part of the story before
+	// the peer leaves.
+	await(t, "announcement of the beacon", func() bool {
+		last, _ := s.lastEvent(subjects.InstancePresence(acme, conn.Welcome().DeviceID, "upserted"))
+		upserted, err := subjects.DecodePayload[subjects.PresenceUpserted](last)
+		return err == nil && upserted.Entry.Reason == subjects.InstancePeriodic
+	})
 
 	bye(t, conn)
 	gone := watcher.await("offline at gateway B", 1, 1)[0]
