@@ -210,6 +210,7 @@ export class App {
   async loadLeases(): Promise<void> {
     this.#wantLeases = true;
     try {
+      this.leases.ask();
       this.leases.list(await this.#pages<LeaseRow>("lease.list", {}, maxLeasePages));
       this.leasesLoaded = true;
       this.leasesError = "";

@@ -97,6 +97,15 @@ function lease(id: string, state: string, more: Partial<LeaseRow> = {}): LeaseRo
   return { lease_id: id, agent_id: "a", connection_id: "c", resource: "r/" + id, state, requested_at: "2026-01-01T00:00:00Z", ...more };
 }
 
+test("what happens while leases are listed is kept, though the listing is older", () => {
+  const leases = new Leases();
+  leases.take(lease("lapsed", "CONSUMED", { ended_at: "2026-01-01T00:00:01Z" }));
+  leases.ask();
+  leases.take(lease("new", "PENDING"));
+  leases.list([lease("old", "CLAIMED")]);
+  assert.deepEqual([...leases.rows.keys()].sort(), ["new", "old"], "what came before it was asked for is as the listing says");
+});
+
 test("claimed leases come first and the oldest of them first; ended ones come last, newest first", () => {
   const leases = new Leases();
   leases.list([

@@ -34,10 +34,21 @@ export class Leases {
   readonly rows = new Map<string, LeaseRow>();
   version = 0;
 
-  /** list replaces everything by a listing. */
+  // What has happened since a listing was asked for, which may be older than that.
+  #heard: LeaseRow[] = [];
+
+  /** ask begins a listing. */
+  ask(): void {
+    this.#heard = [];
+  }
+
+  /** list replaces everything by a listing, but for what has happened since it was asked for. */
   list(rows: LeaseRow[]): void {
+    const heard = this.#heard;
+    this.#heard = [];
     this.rows.clear();
     for (const row of rows) this.rows.set(row.lease_id, row);
+    for (const row of heard) this.take(row);
     this.#trim();
     this.version++;
   }
@@ -50,6 +61,8 @@ export class Leases {
 
   /** take takes one row. */
   take(row: LeaseRow): boolean {
+    this.#heard.push(row);
+    if (this.#heard.length > maxOver) this.#heard.shift();
     const known = this.rows.get(row.lease_id);
     if (known && (compareTimes(newest(row), newest(known)) < 0 || (isOver(known.state) && !isOver(row.state)))) return false;
     this.rows.set(row.lease_id, row);
