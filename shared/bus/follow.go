@@ -47,9 +47,9 @@ type follower struct {
 	created time.Time // tells the stream from a later one of the same name
 }
 
-// run follows until ctx ends, which is no error. Errors that no new session
-// can mend end it, before the first session also a missing stream that nobody here
-// makes again.
+// run follows until ctx ends, which is no error. What no new session can mend ends
+// it: a connection closed for good, and before the stream was seen also what the
+// server refuses for good, such as a stream that is not there.
 func (f *follower) run(ctx context.Context) error {
 	wait := backoff{}
 	for {
@@ -68,15 +68,11 @@ func (f *follower) run(ctx context.Context) error {
 	}
 }
 
-// hopeless says whether another session would fail as this one did. A stream that
-// this process keeps is made again: it may be gone as early as this, because a server
-// on its own restarted and held it in memory.
+// hopeless says whether another session would fail as this one did. A stream that was
+// seen may come back.
 func (f *follower) hopeless(err error) bool {
 	if errors.Is(err, nats.ErrConnectionClosed) {
 		return true
-	}
-	if errors.Is(err, jetstream.ErrStreamNotFound) && f.conn.keeps(f.stream) {
-		return false
 	}
 	return f.created.IsZero() && classify(err) == classPermanent
 }
@@ -100,18 +96,17 @@ func (f *follower) session(ctx context.Context) error {
 	return f.pump(ctx, cons)
 }
 
-// locate finds out where the stream ends, and whether it still is the same.
+// locate finds out where the stream ends, and whether it still is the same. One that
+// this connection looks after may be missing from the start: a server on its own that
+// restarted held it in memory.
 func (f *follower) locate(ctx context.Context) error {
 	var stream jetstream.Stream
 	err := f.conn.once(ctx, func(ctx context.Context) (err error) {
 		stream, err = f.conn.js.Stream(ctx, f.stream)
 		return err
 	})
-	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		f.conn.rush() // whoever is in charge of it makes it again
-	}
 	if err != nil {
-		return err
+		return f.conn.sparing(f.stream, err)
 	}
 	info := stream.CachedInfo()
 	end := info.State.LastSeq
