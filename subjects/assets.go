@@ -1,8 +1,6 @@
 package subjects
 
-import (
-	"time"
-)
+import "time"
 
 // Stream states the facts of a JetStream stream that programs rely on. Its
 // fields match those of bus.Stream one by one, so that one converts to the
