@@ -85,12 +85,12 @@ func (s *Service) release(ctx context.Context, d *bus.Delivery, subject subjects
 	}
 	applied := 0
 	for _, found := range rows {
-		_, _, lease, err := subjects.ParseLeaseKey(found.key)
+		_, _, lease, err := subjects.ParseLeaseKey(found.Key)
 		if err != nil {
 			// The tombstone itself.
 			continue
 		}
-		row, err := parseRow(found.key, found.value)
+		row, err := parseRow(found.Key, found.Value)
 		if err != nil {
 			s.log.Error().Err(err).Msg("row ignored")
 			continue

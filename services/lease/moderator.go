@@ -111,8 +111,8 @@ func (s *Service) moderators(ctx context.Context, tenant string) ([]subjects.Mod
 	rows := make([]subjects.ModeratorRow, 0, len(found))
 	for _, f := range found {
 		var row subjects.ModeratorRow
-		if err := json.Unmarshal(f.value, &row); err != nil {
-			s.log.Error().Err(err).Str("key", f.key).Msg("row ignored")
+		if err := json.Unmarshal(f.Value, &row); err != nil {
+			s.log.Error().Err(err).Str("key", f.Key).Msg("row ignored")
 			continue
 		}
 		rows = append(rows, row)

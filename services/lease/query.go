@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"rollcall/services/lease/internal/machine"
+	"rollcall/shared/bus"
 	"rollcall/subjects"
 )
 
@@ -40,11 +41,11 @@ func (c call) find(ctx context.Context) (outcome, error) {
 		return outcome{}, err
 	}
 	for _, found := range rows {
-		if _, _, _, err := subjects.ParseLeaseKey(found.key); err != nil {
+		if _, _, _, err := subjects.ParseLeaseKey(found.Key); err != nil {
 			// A connection of the same id.
 			continue
 		}
-		if row, err := parseRow(found.key, found.value); err == nil && row.Exists() {
+		if row, err := parseRow(found.Key, found.Value); err == nil && row.Exists() {
 			return outcome{result: subjects.LeaseResult{Lease: row.LeaseRow}}, nil
 		}
 	}
@@ -88,16 +89,16 @@ func (c call) list(ctx context.Context, p subjects.LeaseList) (outcome, error) {
 }
 
 // page cuts the rows behind After to what one reply holds.
-func page(rows []scanned, tenant string, p subjects.LeaseList, limit int) subjects.LeasePage {
-	place := func(row scanned) string { return strings.TrimPrefix(row.key, tenant+".") }
-	slices.SortFunc(rows, func(a, b scanned) int { return cmp.Compare(place(a), place(b)) })
+func page(rows []bus.Entry, tenant string, p subjects.LeaseList, limit int) subjects.LeasePage {
+	place := func(row bus.Entry) string { return strings.TrimPrefix(row.Key, tenant+".") }
+	slices.SortFunc(rows, func(a, b bus.Entry) int { return cmp.Compare(place(a), place(b)) })
 	out := subjects.LeasePage{Items: []subjects.LeaseRow{}}
 	last, size := "", 0
 	for _, found := range rows {
-		if _, _, _, err := subjects.ParseLeaseKey(found.key); err != nil {
+		if _, _, _, err := subjects.ParseLeaseKey(found.Key); err != nil {
 			continue
 		}
-		row, err := parseRow(found.key, found.value)
+		row, err := parseRow(found.Key, found.Value)
 		if err != nil || !row.Exists() || (p.State != "" && row.State != p.State) {
 			continue
 		}

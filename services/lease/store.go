@@ -63,21 +63,14 @@ func (s *Service) save(ctx context.Context, key string, row machine.Record, revi
 	return s.rows.Save(ctx, key, value, revision, ttl)
 }
 
-// scanned is one row that a scan found.
-type scanned struct {
-	key      string
-	value    []byte
-	revision uint64
-}
-
 // scan reads the rows under the keys that match the filters as they are now:
 // everything stored up to revision atLeast is taken into account, or the scan
 // fails. For that to be told one of the filters must match what was stored there.
 // Progress, if there is one, is told of a long listing from time to time.
-func (s *Service) scan(ctx context.Context, atLeast uint64, progress func(), filters ...string) ([]scanned, error) {
+func (s *Service) scan(ctx context.Context, atLeast uint64, progress func(), filters ...string) ([]bus.Entry, error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*requestTimeout)
 	defer cancel()
-	entries, through, err := s.rows.List(ctx, filters...)
+	rows, through, err := s.rows.List(ctx, filters...)
 	if errors.Is(err, bus.ErrTooMany) {
 		return s.scanMany(ctx, atLeast, progress, filters)
 	}
@@ -87,16 +80,12 @@ func (s *Service) scan(ctx context.Context, atLeast uint64, progress func(), fil
 	if err != nil {
 		return nil, fmt.Errorf("list rows: %w", err)
 	}
-	rows := make([]scanned, 0, len(entries))
-	for _, e := range entries {
-		rows = append(rows, scanned{key: e.Key, value: e.Value, revision: e.Revision})
-	}
 	return rows, nil
 }
 
 // scanMany is scan for more rows than are listed at once, by a consumer, which costs
 // the server more. Replicas store in order, so one that shows atLeast shows all before.
-func (s *Service) scanMany(ctx context.Context, atLeast uint64, progress func(), filters []string) ([]scanned, error) {
+func (s *Service) scanMany(ctx context.Context, atLeast uint64, progress func(), filters []string) ([]bus.Entry, error) {
 	matching := make([]string, 0, len(filters))
 	for _, filter := range filters {
 		matching = append(matching, rowsPrefix+filter)
@@ -109,7 +98,7 @@ func (s *Service) scanMany(ctx context.Context, atLeast uint64, progress func(),
 		return nil, fmt.Errorf("list rows: %w", err)
 	}
 	defer s.discard(rowsStream, consumer)
-	var rows []scanned
+	var rows []bus.Entry
 	newest := uint64(0)
 	err = each(ctx, consumer, func(msg jetstream.Msg, meta *jetstream.MsgMetadata) {
 		newest = max(newest, meta.Sequence.Stream)
@@ -118,7 +107,7 @@ func (s *Service) scanMany(ctx context.Context, atLeast uint64, progress func(),
 		}
 		if header := msg.Headers(); header.Get(headerOperation) == "" && header.Get(headerMarkerReason) == "" {
 			key := strings.TrimPrefix(msg.Subject(), rowsPrefix)
-			rows = append(rows, scanned{key: key, value: msg.Data(), revision: meta.Sequence.Stream})
+			rows = append(rows, bus.Entry{Key: key, Value: msg.Data(), Revision: meta.Sequence.Stream, Exists: true, Time: meta.Timestamp})
 		}
 	})
 	if err == nil && newest < atLeast {
