@@ -28,10 +28,15 @@ const casAttempts = 8
 
 // handle applies one delivery from an agent's or the instances' consumer.
 func (s *Service) handle(ctx context.Context, d *bus.Delivery) error {
-	if of, err := subjects.Parse(d.Subject); err == nil && !machine.Concerns(of) {
+	subject, err := subjects.Parse(d.Subject)
+	if err != nil {
+		s.metrics.refused.Inc()
+		return bus.Permanent(fmt.Errorf("event %d on %q: %w", d.Seq, d.Subject, err))
+	}
+	if !machine.Concerns(subject) {
 		return nil
 	}
-	subject, event, err := machine.Read(d.Seq, d.Subject, d.Data)
+	event, err := machine.Read(d.Seq, subject, d.Data)
 	if err != nil {
 		s.metrics.refused.Inc()
 		return bus.Permanent(err)
@@ -54,9 +59,6 @@ func (s *Service) apply(ctx context.Context, d *bus.Delivery, subject subjects.S
 	if err != nil {
 		s.metrics.refused.Inc()
 		return bus.Permanent(fmt.Errorf("event %d on %q: %w", d.Seq, d.Subject, err))
-	}
-	if _, is := fact.(machine.Irrelevant); is {
-		return nil // no row is read for what concerns none
 	}
 	if opened, is := fact.(machine.Opened); is {
 		if dead, err := s.refuseDead(ctx, subject, opened.ConnectionOpened, d.Seq, d.Time); dead || err != nil {

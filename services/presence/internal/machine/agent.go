@@ -28,8 +28,6 @@ func Step(row subjects.AgentRow, in Input) (subjects.AgentRow, []Effect) {
 		return begin(row, in, fact)
 	case LeaseEnded:
 		return end(row, in, fact)
-	case Irrelevant:
-		return row, nil
 	default:
 		return row, nil
 	}

@@ -33,9 +33,6 @@ type (
 	LeaseBegan struct{ LeaseID, ConnectionID string }
 	// LeaseEnded says a lease became CONSUMED or EXPIRED.
 	LeaseEnded struct{ LeaseID, ConnectionID string }
-	// Irrelevant is an event that is no boundary for presence: a claim, a
-	// rollback, a hold, a denial.
-	Irrelevant struct{}
 )
 
 func (Opened) fact()     {}
@@ -43,7 +40,6 @@ func (Closed) fact()     {}
 func (Beacon) fact()     {}
 func (LeaseBegan) fact() {}
 func (LeaseEnded) fact() {}
-func (Irrelevant) fact() {}
 
 // Effect is something the shell must do, in the order given.
 //

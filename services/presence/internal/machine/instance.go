@@ -35,7 +35,7 @@ func StepInstance(row subjects.InstanceRow, source string, in Input, retention t
 		return closeLink(row, source, in, fact, retention)
 	case Beacon:
 		return beaconLink(row, source, in, fact)
-	case LeaseBegan, LeaseEnded, Irrelevant:
+	case LeaseBegan, LeaseEnded:
 		return row, nil
 	default:
 		return row, nil

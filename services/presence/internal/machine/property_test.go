@@ -43,7 +43,7 @@ func (n *naive) play(fact machine.Fact) (statusChanged bool, audit string) {
 		} else {
 			audit = n.audit(subjects.AuditEndAfterDisconnect)
 		}
-	case machine.Beacon, machine.Irrelevant:
+	case machine.Beacon:
 	}
 	before := n.status
 	n.status = subjects.StatusOffline
@@ -70,7 +70,7 @@ func anyFact() *rapid.Generator[machine.Fact] {
 		conn := id(fmt.Sprintf("c%d", rapid.IntRange(0, 3).Draw(t, "connection")))
 		lease := id(fmt.Sprintf("l%d", rapid.IntRange(0, 3).Draw(t, "lease")))
 		dev := device(fmt.Sprintf("d%d", rapid.IntRange(0, 1).Draw(t, "device")))
-		switch rapid.IntRange(0, 6).Draw(t, "kind") {
+		switch rapid.IntRange(0, 5).Draw(t, "kind") {
 		case 0, 1:
 			return machine.Opened{ConnectionOpened: subjects.ConnectionOpened{
 				ConnectionID: conn, InstanceID: dev, Role: subjects.RoleClient,
@@ -83,10 +83,8 @@ func anyFact() *rapid.Generator[machine.Fact] {
 			return machine.Beacon{ConnectionBeacon: subjects.ConnectionBeacon{ConnectionID: conn, InstanceID: dev}}
 		case 4:
 			return machine.LeaseBegan{LeaseID: lease, ConnectionID: conn}
-		case 5:
-			return machine.LeaseEnded{LeaseID: lease, ConnectionID: conn}
 		default:
-			return machine.Irrelevant{}
+			return machine.LeaseEnded{LeaseID: lease, ConnectionID: conn}
 		}
 	})
 }

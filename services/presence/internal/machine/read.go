@@ -6,20 +6,16 @@ import (
 	"rollcall/subjects"
 )
 
-// Read reads the subject and the envelope of a stored message.
-func Read(seq uint64, subject string, data []byte) (subjects.Subject, subjects.Event, error) {
-	of, err := subjects.Parse(subject)
-	if err != nil {
-		return of, subjects.Event{}, fmt.Errorf("subject %q: %w", subject, err)
-	}
+// Read reads the envelope of a message that is stored under a subject.
+func Read(seq uint64, subject subjects.Subject, data []byte) (subjects.Event, error) {
 	event, err := subjects.DecodeEvent(data)
+	if err == nil && event.Type != subject.Type() {
+		err = subjects.Invalid("type", "must be "+subject.Type())
+	}
 	if err != nil {
-		return of, event, fmt.Errorf("event %d on %q: %w", seq, subject, err)
+		return event, fmt.Errorf("event %d on %q: %w", seq, subject, err)
 	}
-	if event.Type != of.Type() {
-		return of, event, fmt.Errorf("event %d on %q: %w", seq, subject, subjects.Invalid("type", "must be "+of.Type()))
-	}
-	return of, event, nil
+	return event, nil
 }
 
 // Concerns reports whether an event on a subject can move a row. What cannot need not
@@ -34,7 +30,8 @@ func Concerns(subject subjects.Subject) bool {
 	}
 }
 
-// FactOf reads the payload of an event, and which instance it concerns, if any.
+// FactOf reads the payload of an event, and which instance it concerns, if any. An
+// event that moves no row ([Concerns]) is refused.
 func FactOf(event subjects.Event) (Fact, string, error) {
 	switch event.Type {
 	case subjects.TypeConnectionOpened:
@@ -53,6 +50,6 @@ func FactOf(event subjects.Event) (Fact, string, error) {
 		p, err := subjects.DecodePayload[subjects.LeaseTransition](event)
 		return LeaseEnded{LeaseID: p.Lease.LeaseID, ConnectionID: p.Lease.ConnectionID}, "", err
 	default:
-		return Irrelevant{}, "", nil
+		return nil, "", subjects.Invalid("type", "must be one that moves a row of presence")
 	}
 }

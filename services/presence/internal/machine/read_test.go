@@ -21,12 +21,15 @@ func TestConcerns(t *testing.T) {
 		subjects.AgentLease("acme", "ada", "renewed"), subjects.AgentLease("acme", "ada", "rolled_back"), subjects.AgentLease("acme", "ada", "consumed"),
 		subjects.AgentLease("acme", "ada", "expired"),
 	} {
-		fact, _, _ := machine.FactOf(subjects.Event{Type: subject.Type(), Payload: []byte(`{}`)})
-		_, irrelevant := fact.(machine.Irrelevant)
-		require.Equal(t, !irrelevant, machine.Concerns(subject), subject.Type())
-		if !irrelevant {
+		fact, _, err := machine.FactOf(subjects.Event{Type: subject.Type(), Payload: []byte(`{}`)})
+		require.Equal(t, fact != nil, machine.Concerns(subject), subject.Type())
+		if fact != nil {
 			moving++
+			continue
 		}
+		var refusal *subjects.Problem
+		require.ErrorAs(t, err, &refusal, subject.Type())
+		require.Equal(t, "type", refusal.Details["field"], subject.Type())
 	}
 	require.Equal(t, 7, moving)
 }

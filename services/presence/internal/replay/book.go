@@ -67,19 +67,20 @@ func (b *Book) Sign(m Message) { b.signs.note(m) }
 
 // Apply takes a message for what it does. What presence refuses does nothing.
 func (b *Book) Apply(m Message) {
-	of, event, err := machine.Read(m.Seq, m.Subject, m.Data)
+	of, err := subjects.Parse(m.Subject)
+	if err != nil || !tellsPruned(of) && !machine.Concerns(of) {
+		return
+	}
+	event, err := machine.Read(m.Seq, of, m.Data)
 	if err != nil {
 		return
 	}
-	if of.Class == subjects.ClassInstancePresence && of.Name == "pruned" {
+	if tellsPruned(of) {
 		b.pruned(subjects.PresenceKey{Tenant: of.Tenant, Instance: of.Instance}, m.Time.UTC())
 		return
 	}
 	fact, instance, err := machine.FactOf(event)
 	if err != nil {
-		return
-	}
-	if _, is := fact.(machine.Irrelevant); is {
 		return
 	}
 	opened, opens := fact.(machine.Opened)

@@ -50,7 +50,11 @@ func newSigns() *signs {
 
 // note takes a message of the first reading. What it cannot read is no sign.
 func (s *signs) note(m Message) {
-	of, event, err := machine.Read(m.Seq, m.Subject, m.Data)
+	of, err := subjects.Parse(m.Subject)
+	if err != nil || !isSign(of) {
+		return
+	}
+	event, err := machine.Read(m.Seq, of, m.Data)
 	if err != nil {
 		return
 	}
@@ -59,13 +63,24 @@ func (s *signs) note(m Message) {
 		if p, err := subjects.DecodePayload[subjects.ConnectionOpened](event); err == nil {
 			s.lives(Gateway{p.GatewayID, p.Incarnation})
 		}
-	case of.Class == subjects.ClassInstancePresence && of.Name == "pruned":
+	case tellsPruned(of):
 		key := subjects.InstanceKey(of.Tenant, of.Instance)
 		s.pruned[key] = append(s.pruned[key], m.Seq)
-	case of.Class == subjects.ClassAgentPresence, of.Class == subjects.ClassInstancePresence:
-		s.noteAnnounced(m, event)
 	default:
+		s.noteAnnounced(m, event)
 	}
+}
+
+// isSign reports whether an event on a subject may say something of others: an opening
+// of its gateway's run, what presence says of what it did. Nothing else need be read.
+func isSign(of subjects.Subject) bool {
+	return of.Type() == subjects.TypeConnectionOpened ||
+		of.Class == subjects.ClassAgentPresence || of.Class == subjects.ClassInstancePresence
+}
+
+// tellsPruned reports whether an event on a subject says that an instance's row is gone.
+func tellsPruned(of subjects.Subject) bool {
+	return of.Class == subjects.ClassInstancePresence && of.Name == "pruned"
 }
 
 func (s *signs) noteAnnounced(m Message, event subjects.Event) {

@@ -172,7 +172,7 @@ func (s *stage) event(t *testing.T, d *datadriven.TestData, arg func(name, prese
 		t.Fatalf("unknown command %q", d.Cmd)
 	}
 	event := s.store(t, subject, "", payload)
-	if d.HasArg("unseen") || d.HasArg("refused") {
+	if d.HasArg("unseen") || d.HasArg("refused") || !machine.Concerns(subject) {
 		return
 	}
 	fact, instance, err := machine.FactOf(event)
