@@ -13,6 +13,8 @@ import (
 	"net/url"
 	"strings"
 	"time"
+
+	"rollcall/shared/daemon"
 )
 
 const (
@@ -103,7 +105,7 @@ func (g *gateway) read(ctx context.Context, path string, query url.Values) ([]by
 		if err == nil || !ok || !refused.passes() {
 			return body, err
 		}
-		if last = err; !pause(ctx, refused.after()) {
+		if last = err; !daemon.Pause(ctx, refused.after()) {
 			return nil, err
 		}
 	}
@@ -128,18 +130,6 @@ func (r *refusal) after() time.Duration {
 		return min(time.Duration(ms)*time.Millisecond, maxPause)
 	}
 	return retryPause
-}
-
-// pause waits, and is false when ctx ends before that.
-func pause(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }
 
 // open sends a request to each gateway in turn, beginning with the one that

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"rollcall/shared/client"
+	"rollcall/shared/daemon"
 )
 
 const (
@@ -91,7 +92,7 @@ func (t *tail) run(ctx context.Context, take func(event) error) error {
 		}
 		// A gateway that lets go of streams stops, and another is next.
 		t.gateway.at = (t.gateway.at + 1) % len(t.gateway.urls)
-		if !pause(ctx, t.base/2+backoff.Next()) {
+		if !daemon.Pause(ctx, t.base/2+backoff.Next()) {
 			return ctx.Err()
 		}
 	}

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/term"
 
+	"rollcall/shared/daemon"
 	"rollcall/subjects"
 )
 
@@ -145,7 +146,7 @@ func pollFleet(ctx context.Context, g *gateway, send func(input)) {
 	g.timeout = min(g.timeout, pollPatience)
 	var known []gatewayStatus
 	relisted, rest := time.Now(), time.Duration(0)
-	for pause(ctx, pollEvery) {
+	for daemon.Pause(ctx, pollEvery) {
 		var doc statusDoc
 		err := g.get(ctx, "/status", nil, &doc)
 		if refused, ok := errors.AsType[*refusal](err); ok && refused.Status == http.StatusNotFound {

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"rollcall/shared/bus"
+	"rollcall/shared/daemon"
 	"rollcall/subjects"
 )
 
@@ -69,7 +70,7 @@ func (f *feed) readPast(s *subscriber, from position) {
 	f.mu.Unlock()
 	kept, err := f.past.extent(s.life)
 	if err != nil {
-		pause(s.life, pastRetry)
+		daemon.Pause(s.life, pastRetry)
 		return
 	}
 	if positionOf(kept.Origin, 0).origin != from.origin || from.seq+1 < kept.First {
@@ -86,10 +87,10 @@ func (f *feed) readPast(s *subscriber, from position) {
 	switch {
 	case err == nil && f.nothingLeft(s, from, reached):
 	case err == nil: // the feed is at a stream that was made since
-		pause(s.life, pastRetry)
+		daemon.Pause(s.life, pastRetry)
 	case !errors.Is(err, context.Canceled):
 		f.log.Warn().Err(err).Msg("past events not read")
-		pause(s.life, pastRetry)
+		daemon.Pause(s.life, pastRetry)
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"rollcall/shared/bus"
+	"rollcall/shared/daemon"
 	"rollcall/subjects"
 )
 
@@ -122,7 +123,7 @@ func (c *claim) take(ctx context.Context) error {
 		if loaded {
 			_, err = c.save(ctx)
 		}
-		if err == nil || !errors.Is(err, bus.ErrUnavailable) || !pause(ctx, storePause) {
+		if err == nil || !errors.Is(err, bus.ErrUnavailable) || !daemon.Pause(ctx, storePause) {
 			return err
 		}
 	}
@@ -132,7 +133,7 @@ func (c *claim) take(ctx context.Context) error {
 // each renewal. An error means that the row is lost for good.
 func (c *claim) keep(ctx context.Context, every time.Duration, renewed func(lapsed bool)) error {
 	wait := every
-	for pause(ctx, wait) {
+	for daemon.Pause(ctx, wait) {
 		lapsed, err := c.save(ctx)
 		switch {
 		case errors.Is(err, ErrSuperseded):

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"rollcall/services/gateway/internal/machine"
+	"rollcall/shared/daemon"
 	"rollcall/subjects"
 )
 
@@ -68,7 +69,7 @@ func (g *Gateway) drain(ctx context.Context) {
 		hint := rand.N(maxRetryHint) //nolint:gosec // spreads retries, guards nothing
 		s.event("draining", drainEvent{RetryAfterMS: hint.Milliseconds()})
 		s.stop(drainedEnding())
-		if !pause(ctx, time.Until(began.Add(gap*time.Duration(i+1)))) {
+		if !daemon.Pause(ctx, time.Until(began.Add(gap*time.Duration(i+1)))) {
 			gap = 0 // out of time: the rest at once
 		}
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"rollcall/shared/bus"
+	"rollcall/shared/daemon"
 	"rollcall/subjects"
 )
 
@@ -323,7 +324,7 @@ func TestStartAndStop(t *testing.T) {
 	w := newWorld(t)
 	for i := range 4 {
 		g := w.launch(t, w.config(t))
-		pause(t.Context(), time.Duration(i)*10*time.Millisecond) // a stop may come at any moment
+		daemon.Pause(t.Context(), time.Duration(i)*10*time.Millisecond) // a stop may come at any moment
 		require.NoError(t, g.stop(t))
 	}
 	cfg := w.config(t)

@@ -95,20 +95,8 @@ func (p *publisher) insist(ctx context.Context, r record) error {
 		if ctx.Err() != nil || !errors.Is(err, bus.ErrUnavailable) && !errors.Is(err, context.DeadlineExceeded) {
 			return err
 		}
-		if !pause(ctx, storePause) {
+		if !daemon.Pause(ctx, storePause) {
 			return err
 		}
-	}
-}
-
-// pause waits; it is false when ctx has ended.
-func pause(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-timer.C:
-		return true
 	}
 }

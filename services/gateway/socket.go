@@ -17,6 +17,7 @@ import (
 
 	"rollcall/services/gateway/internal/machine"
 	"rollcall/services/gateway/internal/token"
+	"rollcall/shared/daemon"
 	"rollcall/subjects"
 )
 
@@ -289,7 +290,7 @@ func (s *socket) slow() {
 func (s *socket) ping(ctx context.Context) {
 	every := s.gateway.cfg.Ping
 	for missed := 0; missed < s.gateway.cfg.MissedPings; {
-		if missed == 0 && !pause(ctx, every) {
+		if missed == 0 && !daemon.Pause(ctx, every) {
 			return
 		}
 		if s.busy.Load() > 0 {

@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"rollcall/shared/bus"
+	"rollcall/shared/daemon"
 	"rollcall/subjects"
 )
 
@@ -262,7 +263,7 @@ func (f *follower) follow(t *testing.T, finished <-chan struct{}) {
 			}
 		default:
 		}
-		pause(t.Context(), 5*time.Millisecond)
+		daemon.Pause(t.Context(), 5*time.Millisecond)
 	}
 }
 
@@ -292,7 +293,7 @@ func lastPresence(t *testing.T, c *testClient) uint64 {
 			return now
 		}
 		before = now
-		pause(t.Context(), 100*time.Millisecond)
+		daemon.Pause(t.Context(), 100*time.Millisecond)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"rollcall/shared/bus"
+	"rollcall/shared/daemon"
 	"rollcall/subjects"
 )
 
@@ -134,7 +135,7 @@ func (s *Service) clean(ctx context.Context) error {
 				if err != nil && ctx.Err() == nil {
 					s.log.Warn().Err(err).Str("key", l.key.String()).Msg("lapsed row not cleaned up after")
 				}
-				again = err != nil && l.key.Instance != "" && sleep(ctx, chores)
+				again = err != nil && l.key.Instance != "" && daemon.Pause(ctx, chores)
 			}
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"rollcall/shared/bus"
+	"rollcall/shared/daemon"
 	"rollcall/subjects"
 )
 
@@ -233,22 +234,11 @@ func (r *reader) runLane(ctx context.Context, lane <-chan *bus.Delivery, p *prog
 					break
 				}
 				r.log.Warn().Err(err).Uint64("seq", d.Seq).Int("attempt", attempt).Msg("event to be tried again")
-				if !sleep(ctx, readerRetry) {
+				if !daemon.Pause(ctx, readerRetry) {
 					return nil
 				}
 			}
 		}
-	}
-}
-
-func sleep(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-timer.C:
-		return true
 	}
 }
 

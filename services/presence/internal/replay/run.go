@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"rollcall/shared/bus"
+	"rollcall/shared/daemon"
 	"rollcall/subjects"
 )
 
@@ -247,7 +248,7 @@ func (r *run) compare(ctx context.Context) error {
 			r.report.First, r.report.Last = r.book.facts.First, r.book.facts.Last
 			return nil
 		}
-		if !pause(ctx, roundGap) {
+		if !daemon.Pause(ctx, roundGap) {
 			return ctx.Err()
 		}
 		if err := r.again(ctx); err != nil {
@@ -366,15 +367,4 @@ func (r *run) fill(ctx context.Context, scratch *bus.KV) error {
 		})
 	}
 	return group.Wait()
-}
-
-func pause(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-timer.C:
-		return true
-	}
 }
