@@ -2,7 +2,6 @@ package lease
 
 import (
 	"errors"
-	"fmt"
 	"time"
 
 	"rollcall/shared/daemon"
@@ -27,16 +26,9 @@ func (c *Config) register(s *daemon.Settings) {
 	s.Duration(&c.Retention, "lease-retention", 10*time.Minute, "how long the row of a lease outlives its end")
 	s.Duration(&c.AckWait, "lease-ack-wait", 2*time.Second, "after what time an unfinished command goes to another process")
 	s.Int(&c.Lanes, "lease-lanes", 64, "leases worked on at once")
-	s.Check("lease-retention", func() error { return atLeast(c.Retention, time.Second) })
-	s.Check("lease-ack-wait", func() error { return atLeast(c.AckWait, 100*time.Millisecond) })
+	s.Check("lease-retention", func() error { return daemon.AtLeast(c.Retention, time.Second) })
+	s.Check("lease-ack-wait", func() error { return daemon.AtLeast(c.AckWait, 100*time.Millisecond) })
 	s.Check("lease-lanes", func() error { return positive(c.Lanes) })
-}
-
-func atLeast(d, least time.Duration) error {
-	if d < least {
-		return fmt.Errorf("must be at least %s", least)
-	}
-	return nil
 }
 
 func positive(n int) error {

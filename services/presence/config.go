@@ -63,20 +63,13 @@ func (c *Config) register(s *daemon.Settings) {
 		}
 		return nil
 	})
-	s.Check("presence-grace", func() error { return atLeast(c.Grace, 0) })
-	s.Check("presence-brake-limit", func() error { return atLeast(c.BrakeLimit, 0) })
-	s.Check("presence-retention", func() error { return atLeast(c.Retention, time.Second) })
-	s.Check("presence-ack-wait", func() error { return atLeast(c.AckWait, 100*time.Millisecond) })
-	s.Check("presence-sweep", func() error { return atLeast(c.Sweep, time.Second) })
+	s.Check("presence-grace", func() error { return daemon.AtLeast(c.Grace, 0) })
+	s.Check("presence-brake-limit", func() error { return daemon.AtLeast(c.BrakeLimit, 0) })
+	s.Check("presence-retention", func() error { return daemon.AtLeast(c.Retention, time.Second) })
+	s.Check("presence-ack-wait", func() error { return daemon.AtLeast(c.AckWait, 100*time.Millisecond) })
+	s.Check("presence-sweep", func() error { return daemon.AtLeast(c.Sweep, time.Second) })
 	s.Check("presence-max-instances", func() error { return positive(c.MaxInstances) })
 	s.Check("presence-lanes", func() error { return positive(c.Lanes) })
-}
-
-func atLeast(d, least time.Duration) error {
-	if d < least {
-		return fmt.Errorf("must be at least %s", least)
-	}
-	return nil
 }
 
 func positive(n int) error {

@@ -140,6 +140,15 @@ func (s *Settings) Check(name string, holds func() error) {
 	s.checks = append(s.checks, check{name: name, run: holds})
 }
 
+// AtLeast is what a [Settings.Check] of a duration says that must not be shorter than
+// least.
+func AtLeast(d, least time.Duration) error {
+	if d < least {
+		return fmt.Errorf("must be at least %s", least)
+	}
+	return nil
+}
+
 // Describe shows the effective values by name, secrets and passwords redacted.
 func (s *Settings) Describe() map[string]string {
 	out := make(map[string]string, len(s.all))

@@ -271,3 +271,11 @@ func TestCommand(t *testing.T) {
 	// Who exports a command's variables may start processes too.
 	require.NoError(t, NewSettings("gateway").Parse(nil, []string{"ROLLCALL_URL=x", "ROLLCALL_TOKEN=y", "ROLLCALL_TOKEN_FILE=z", "ROLLCALL_DIR=d"}))
 }
+
+func TestAtLeast(t *testing.T) {
+	t.Parallel()
+	require.NoError(t, AtLeast(time.Second, time.Second))
+	require.NoError(t, AtLeast(0, 0))
+	require.EqualError(t, AtLeast(999*time.Millisecond, time.Second), "must be at least 1s")
+	require.EqualError(t, AtLeast(-1, 0), "must be at least 0s")
+}

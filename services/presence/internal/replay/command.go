@@ -100,9 +100,9 @@ func (c *config) parse(args, env []string) error {
 		}
 		return subjects.CheckTenant("tenant", c.Tenant)
 	})
-	s.Check("presence-retention", func() error { return atLeast(c.Retention, time.Second) })
-	s.Check("settle", func() error { return atLeast(c.Settle, 0) })
-	s.Check("timeout", func() error { return atLeast(c.timeout, time.Second) })
+	s.Check("presence-retention", func() error { return daemon.AtLeast(c.Retention, time.Second) })
+	s.Check("settle", func() error { return daemon.AtLeast(c.Settle, 0) })
+	s.Check("timeout", func() error { return daemon.AtLeast(c.timeout, time.Second) })
 	s.Check("replicas", func() error {
 		if c.Replicas < 1 || c.Replicas > 5 {
 			return fmt.Errorf("%d is not between 1 and 5", c.Replicas)
@@ -110,13 +110,6 @@ func (c *config) parse(args, env []string) error {
 		return nil
 	})
 	return s.Parse(args, env)
-}
-
-func atLeast(d, least time.Duration) error {
-	if d < least {
-		return fmt.Errorf("must be at least %s", least)
-	}
-	return nil
 }
 
 // find takes NATS from the directory of a stack where nothing else is said.
