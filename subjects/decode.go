@@ -20,15 +20,21 @@ import (
 // key twice and null anywhere, and each of those is a way to say one thing to
 // us and another to the next reader.
 func Decode[T any](data []byte) (T, error) {
-	var v T
-	if err := checkJSON("", data); err != nil {
-		return v, err
+	var v, zero T
+	if !utf8.Valid(data) {
+		return zero, Invalid("", "must be UTF-8")
+	}
+	// It finds what is no JSON by itself. What it says of types comes second: it is
+	// not told which field a fault is in where a value decodes itself.
+	fault := json.Unmarshal(data, &v)
+	if fault != nil && !json.Valid(data) {
+		return zero, Invalid("", "must be one JSON value")
 	}
 	if err := closed.value(shapeOf(reflect.TypeFor[T]()), bytes.TrimSpace(data), ""); err != nil {
-		return v, err
+		return zero, err
 	}
-	if err := json.Unmarshal(data, &v); err != nil {
-		return v, decodeProblem(err)
+	if fault != nil {
+		return zero, decodeProblem(fault)
 	}
 	return v, nil
 }

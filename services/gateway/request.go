@@ -86,15 +86,16 @@ const (
 // kindOf tells frames apart leniently: what names itself a request is answered
 // as one, however wrong the rest of it is.
 func kindOf(data []byte) frameKind {
-	if !utf8.Valid(data) || !json.Valid(data) {
-		return frameNoJSON
-	}
 	var f struct {
 		RequestID string          `json:"request_id"`
 		Type      string          `json:"type"`
 		OK        json.RawMessage `json:"ok"`
 	}
-	if json.Unmarshal(data, &f) != nil || f.RequestID == "" || f.Type == "" || utf8.RuneCountInString(f.RequestID) > 128 {
+	err := json.Unmarshal(data, &f)
+	switch {
+	case !utf8.Valid(data) || err != nil && !json.Valid(data):
+		return frameNoJSON
+	case err != nil || f.RequestID == "" || f.Type == "" || utf8.RuneCountInString(f.RequestID) > 128:
 		return frameOther
 	}
 	if len(f.OK) > 0 {
