@@ -58,7 +58,7 @@ func (c *Conn) EnsureBucket(ctx context.Context, b Bucket, replicas int) error {
 
 // ensure creates an asset or raises the one that is there, unless it is fixed.
 func (c *Conn) ensure(ctx context.Context, a *asset) error {
-	ctx, cancel := bounded(ctx)
+	ctx, cancel := bounded(ctx, time.Now())
 	defer cancel()
 	var err error
 	for range ensureAttempts {

@@ -245,18 +245,22 @@ func (c *Conn) once(ctx context.Context, request func(context.Context) error) er
 	return err
 }
 
-// retry runs request until it succeeds, is refused for good, or ctx ends.
+// retry runs request until it succeeds, is refused for good, or ctx ends. A first
+// attempt that is enough, as it mostly is, has no deadline but its own.
 func (c *Conn) retry(ctx context.Context, request func(context.Context) error) error {
-	ctx, cancel := bounded(ctx)
+	began := time.Now()
+	err := c.once(ctx, request)
+	if err == nil || classify(err) != classTransient {
+		return err
+	}
+	ctx, cancel := bounded(ctx, began)
 	defer cancel()
-	wait := backoff{}
-	for {
-		err := c.once(ctx, request)
-		if err == nil || classify(err) != classTransient {
-			return err
-		}
+	for wait := (backoff{}); ; {
 		if !pause(ctx, c.wake(), wait.next()) {
 			return fmt.Errorf("%w: %w", ErrUnavailable, err)
+		}
+		if err = c.once(ctx, request); err == nil || classify(err) != classTransient {
+			return err
 		}
 	}
 }
@@ -291,11 +295,11 @@ func (c *Conn) wake() <-chan struct{} {
 }
 
 // bounded gives ctx the default deadline when it has none.
-func bounded(ctx context.Context) (context.Context, context.CancelFunc) {
+func bounded(ctx context.Context, began time.Time) (context.Context, context.CancelFunc) {
 	if _, ok := ctx.Deadline(); ok {
 		return ctx, func() {}
 	}
-	return context.WithTimeout(ctx, defaultTimeout)
+	return context.WithDeadline(ctx, began.Add(defaultTimeout))
 }
 
 // backoff doubles a wait up to a bound, with jitter.

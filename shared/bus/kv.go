@@ -136,8 +136,6 @@ func (b *KV) Purge(ctx context.Context, key string, revision uint64, header nats
 
 // write sends msg once.
 func (b *KV) write(ctx context.Context, msg *nats.Msg, opts ...jetstream.PublishOpt) (uint64, error) {
-	ctx, cancel := bounded(ctx)
-	defer cancel()
 	var ack *jetstream.PubAck
 	err := b.conn.once(ctx, func(ctx context.Context) (err error) {
 		ack, err = b.conn.js.PublishMsg(ctx, msg, opts...)
