@@ -69,6 +69,9 @@ func (s *Service) perform(ctx context.Context, t task, since time.Time, effects 
 	if len(first) == 0 && len(events) > 0 {
 		first, events = events[:1:1], events[1:]
 	}
+	if answer != nil && t.saved != nil {
+		first = append(first, t.saved)
+	}
 	if answer != nil && t.reply != nil {
 		first = append(first, func(ctx context.Context) error { return t.reply(ctx, *answer) })
 		answer.replied = true
@@ -109,16 +112,22 @@ func (s *Service) actions(t task, effects []machine.Effect) (rest, events []acti
 	return rest, events
 }
 
-// together does several things at once and waits for all of them.
+// together does several things at once and waits for all of them. The last, which is
+// the answer where there is one, it does itself: that begins first.
 func together(ctx context.Context, actions []action) error {
-	if len(actions) == 1 {
-		return actions[0](ctx)
+	if len(actions) == 0 {
+		return nil
 	}
+	last := len(actions) - 1
 	var group errgroup.Group
-	for _, do := range actions {
+	for _, do := range actions[:last] {
 		group.Go(func() error { return do(ctx) })
 	}
-	return group.Wait()
+	err := actions[last](ctx)
+	if others := group.Wait(); err == nil {
+		err = others
+	}
+	return err
 }
 
 // schedule sets the lease's timer: a message that the server moves to the

@@ -40,6 +40,9 @@ type task struct {
 	first bool
 	// reply sends the answer; nil for what no peer asked.
 	reply func(context.Context, outcome) error
+	// saved is done beside what the accepted input asks for, once its row is saved;
+	// nil for nothing.
+	saved action
 }
 
 func (t task) key() string { return subjects.LeaseKey(t.tenant, t.agent, t.in.LeaseID) }
@@ -141,7 +144,6 @@ func (s *Service) commit(
 	if err != nil {
 		return outcome{}, err
 	}
-	s.view.saved(t.key(), after.LeaseRow, revision)
 	if after.Book.Epoch != before.Book.Epoch {
 		s.count(before, after, now)
 	}

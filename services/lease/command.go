@@ -33,13 +33,20 @@ func (c call) request(ctx context.Context, p subjects.LeaseRequest) (outcome, er
 	if err != nil {
 		return outcome{}, err
 	}
-	answer, err := c.transit(ctx, c.command.Peer.AgentID, machine.Request{
+	looked, closed := false, false
+	look := func(ctx context.Context) (err error) {
+		closed, err = c.isClosed(ctx, c.tenant, c.command.Peer.ConnectionID)
+		looked = err == nil
+		return err
+	}
+	t := c.task(c.command.Peer.AgentID, machine.Request{
 		Resource: p.Resource, Timeout: span(p.TimeoutMS), Metadata: p.Metadata, Policy: decision, Closed: gone.Exists,
 	})
-	if err != nil {
-		return answer, err
+	t.first, t.saved = !c.again, look
+	answer, err := c.apply(ctx, t)
+	if err == nil && !looked { // nothing was saved, so it was before
+		err = look(ctx)
 	}
-	closed, err := c.isClosed(ctx, c.tenant, c.command.Peer.ConnectionID)
 	if err != nil || !closed {
 		return answer, err
 	}
@@ -124,10 +131,14 @@ func (c call) own(ctx context.Context, fact machine.Fact) (outcome, error) {
 
 // transit applies a command to a row and says what it is answered.
 func (c call) transit(ctx context.Context, agent string, fact machine.Fact) (outcome, error) {
-	_, makes := fact.(machine.Request)
-	return c.apply(ctx, task{tenant: c.tenant, agent: agent, late: c.late, first: makes && !c.again, reply: c.reply, in: machine.Input{
+	return c.apply(ctx, c.task(agent, fact))
+}
+
+// task is what a command asks of a row.
+func (c call) task(agent string, fact machine.Fact) task {
+	return task{tenant: c.tenant, agent: agent, late: c.late, reply: c.reply, in: machine.Input{
 		LeaseID: c.lease, Cause: c.cause, CommandID: c.command.CommandID, Seq: c.seq, From: c.command.Peer, Fact: fact,
-	}})
+	}}
 }
 
 // lacks is the refusal of a token without a scope.

@@ -60,6 +60,7 @@ func (s *Service) save(ctx context.Context, key string, row machine.Record, revi
 	if subjects.LeaseEnded(row.State) {
 		ttl = max(row.EndedAt.Add(s.config.Retention).Sub(now), time.Second)
 	}
+	s.view.saves(key, row.LeaseRow, value)
 	return s.rows.Save(ctx, key, value, revision, ttl)
 }
 

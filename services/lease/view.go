@@ -1,6 +1,7 @@
 package lease
 
 import (
+	"bytes"
 	"encoding/json"
 	"sync"
 	"time"
@@ -14,14 +15,15 @@ import (
 type view struct {
 	mu     sync.Mutex
 	leases map[string]glimpse // by key
-	// own are the rows that this process saved and has not yet seen in the bucket.
+	// own are the rows that this process saves and has not yet seen in the bucket.
 	// What it knows need not be read out of them again.
 	own map[string]ownRow // by key
 }
 
-// ownRow is a row that this process saved.
+// ownRow is a row as this process saves it. Its revision is not known yet when the
+// bucket shows it, which may be before the save is acknowledged.
 type ownRow struct {
-	revision uint64
+	value []byte
 	glimpse
 }
 
@@ -36,14 +38,14 @@ type glimpse struct {
 
 func newView() *view { return &view{leases: map[string]glimpse{}, own: map[string]ownRow{}} }
 
-// saved takes a row that this process has saved. If the bucket has shown it already,
-// or never will because it was written over first, it stays until the next one of its
+// saves takes a row that this process is about to save. If that fails, or the bucket
+// never shows it because it was written over first, it stays until the next one of its
 // key.
-func (v *view) saved(key string, row subjects.LeaseRow, revision uint64) {
+func (v *view) saves(key string, row subjects.LeaseRow, value []byte) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if _, known := v.own[key]; known || len(v.own) < ownMost {
-		v.own[key] = ownRow{revision, glimpse{State: row.State, ClaimedAt: row.ClaimedAt}}
+		v.own[key] = ownRow{value, glimpse{State: row.State, ClaimedAt: row.ClaimedAt}}
 	}
 }
 
@@ -73,12 +75,13 @@ func (v *view) apply(u bus.Update) {
 // glance is what an update says of its lease, if it has one and can be read.
 func (v *view) glance(u bus.Update) (glimpse, bool) {
 	v.mu.Lock()
-	own := v.own[u.Key]
-	if own.revision <= u.Revision {
+	own, known := v.own[u.Key]
+	known = known && bytes.Equal(own.value, u.Value)
+	if known || u.Op != bus.Put {
 		delete(v.own, u.Key)
 	}
 	v.mu.Unlock()
-	if own.revision == u.Revision && u.Op == bus.Put {
+	if known {
 		return own.glimpse, true
 	}
 	var g glimpse
