@@ -1,7 +1,6 @@
 package lease
 
 import (
-	"errors"
 	"time"
 
 	"rollcall/shared/daemon"
@@ -28,12 +27,5 @@ func (c *Config) register(s *daemon.Settings) {
 	s.Int(&c.Lanes, "lease-lanes", 64, "leases worked on at once")
 	s.Check("lease-retention", func() error { return daemon.AtLeast(c.Retention, time.Second) })
 	s.Check("lease-ack-wait", func() error { return daemon.AtLeast(c.AckWait, 100*time.Millisecond) })
-	s.Check("lease-lanes", func() error { return positive(c.Lanes) })
-}
-
-func positive(n int) error {
-	if n < 1 {
-		return errors.New("must be at least 1")
-	}
-	return nil
+	s.Check("lease-lanes", func() error { return daemon.AtLeast(c.Lanes, 1) })
 }

@@ -1,7 +1,6 @@
 package presence
 
 import (
-	"errors"
 	"fmt"
 	"time"
 
@@ -68,13 +67,6 @@ func (c *Config) register(s *daemon.Settings) {
 	s.Check("presence-retention", func() error { return daemon.AtLeast(c.Retention, time.Second) })
 	s.Check("presence-ack-wait", func() error { return daemon.AtLeast(c.AckWait, 100*time.Millisecond) })
 	s.Check("presence-sweep", func() error { return daemon.AtLeast(c.Sweep, time.Second) })
-	s.Check("presence-max-instances", func() error { return positive(c.MaxInstances) })
-	s.Check("presence-lanes", func() error { return positive(c.Lanes) })
-}
-
-func positive(n int) error {
-	if n < 1 {
-		return errors.New("must be at least 1")
-	}
-	return nil
+	s.Check("presence-max-instances", func() error { return daemon.AtLeast(c.MaxInstances, 1) })
+	s.Check("presence-lanes", func() error { return daemon.AtLeast(c.Lanes, 1) })
 }

@@ -140,11 +140,11 @@ func (s *Settings) Check(name string, holds func() error) {
 	s.checks = append(s.checks, check{name: name, run: holds})
 }
 
-// AtLeast is what a [Settings.Check] of a duration says that must not be shorter than
-// least.
-func AtLeast(d, least time.Duration) error {
-	if d < least {
-		return fmt.Errorf("must be at least %s", least)
+// AtLeast is what a [Settings.Check] of a number or a duration says that must not be less
+// than least.
+func AtLeast[T int | time.Duration](v, least T) error {
+	if v < least {
+		return fmt.Errorf("must be at least %v", least)
 	}
 	return nil
 }
