@@ -34,7 +34,8 @@ func (s *Service) vitals(ctx context.Context) error {
 		}
 		select {
 		case <-ctx.Done():
-			return s.dropVitals(ctx, key, revision)
+			s.dropVitals(ctx, key)
+			return nil
 		case <-tick.C:
 		}
 	}
@@ -60,17 +61,27 @@ func (s *Service) saveVitals(ctx context.Context, key string, row subjects.Proce
 	return s.rows.Save(ctx, key, value, entry.Revision, subjects.ProcessTTL)
 }
 
-// dropVitals takes the row away at the end; one that it cannot lapses.
-func (s *Service) dropVitals(ctx context.Context, key string, revision uint64) error {
-	if revision == 0 || !s.conn.Connected() {
-		return nil
+// dropVitals takes the row away at the end; one that it cannot lapses. It is looked up,
+// as the end may have cut off a save that was stored all the same.
+func (s *Service) dropVitals(ctx context.Context, key string) {
+	if !s.conn.Connected() {
+		return
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
-	if err := s.rows.Purge(ctx, key, revision, nil); err != nil {
-		s.log.Debug().Err(err).Msg("this process's own row left to lapse")
+	for range casAttempts {
+		entry, err := s.rows.Get(ctx, key)
+		if err == nil && entry.Exists {
+			err = s.rows.Purge(ctx, key, entry.Revision, nil)
+		}
+		if errors.Is(err, bus.ErrConflict) {
+			continue
+		}
+		if err != nil {
+			s.log.Debug().Err(err).Msg("this process's own row left to lapse")
+		}
+		return
 	}
-	return nil
 }
 
 // holds reports whether this process reads for all agents.
