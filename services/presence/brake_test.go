@@ -1,13 +1,17 @@
 package presence
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"testing"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/rs/zerolog"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
 
 	"rollcall/services/presence/internal/machine"
 	"rollcall/subjects"
@@ -251,7 +255,7 @@ func TestNothingIsLostWhilePresenceIsBlind(t *testing.T) {
 	go func() { // what a server that stands still looks like
 		defer close(blind)
 		for {
-			p.pulse.felt(time.Now().Add(-time.Minute))
+			p.pulse.Felt(time.Now().Add(-time.Minute))
 			select {
 			case <-stop:
 				return
@@ -268,6 +272,40 @@ func TestNothingIsLostWhilePresenceIsBlind(t *testing.T) {
 	g.open("end", "end")
 	s.requireChanges("end", online)
 	s.requireChanges("ada", online)
+}
+
+// TestNotReadyWithoutJetStream takes JetStream away and leaves the connection.
+func TestNotReadyWithoutJetStream(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, perAgent)
+	p := s.start()
+	s.server.StopJetStream(t)
+	s.eventually(func() bool { return p.health.Ready() != nil }, "ready without JetStream")
+	require.ErrorContains(t, p.health.Ready(), "JetStream does not answer")
+	s.server.Restart(t)
+	s.eventually(func() bool { return p.health.Ready() == nil }, "not ready with JetStream")
+}
+
+// TestJetStreamGoesDuringTheStart takes JetStream away when everything is known and
+// nothing is done yet: the process waits for it, however long that takes.
+func TestJetStreamGoesDuringTheStart(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, perAgent)
+	p := New(s.config(), zerolog.New(io.Discard))
+	p.conn = s.server.Connect(t)
+	require.NoError(t, p.open(t.Context()))
+	s.server.StopJetStream(t)
+	close(p.synced)
+	ctx, cancel := context.WithCancel(t.Context())
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return p.serve(ctx, group) })
+	pauseFor(t, 6*time.Second) // longer than a question without a deadline is asked
+	require.NoError(t, ctx.Err(), "it gave up")
+	require.ErrorContains(t, p.health.Ready(), "starting")
+	s.server.Restart(t)
+	s.eventually(func() bool { return p.health.Ready() == nil }, "presence is not ready")
+	cancel()
+	require.NoError(t, group.Wait())
 }
 
 // pauseFor waits where nothing that could be waited for must happen.
