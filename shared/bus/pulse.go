@@ -49,13 +49,18 @@ func (p *Pulse) Feel(ctx context.Context, rows *KV) error {
 // Felt notes that JetStream answered what it was asked at a time.
 func (p *Pulse) Felt(asked time.Time) { p.at.Store(asked.UnixNano()) }
 
+// Answers reports whether JetStream has answered of late.
+func (p *Pulse) Answers(now time.Time) bool {
+	return now.Sub(time.Unix(0, p.at.Load())) <= SilentAfter
+}
+
 // Fault is nil while NATS is connected and JetStream answers, and says what is wrong
 // otherwise.
 func (p *Pulse) Fault(conn *Conn, now time.Time) error {
 	switch {
 	case !conn.Connected():
 		return errDisconnected
-	case now.Sub(time.Unix(0, p.at.Load())) > SilentAfter:
+	case !p.Answers(now):
 		return errSilent
 	default:
 		return nil

@@ -2,6 +2,7 @@
 
 import { Fleet } from "./model/fleet.ts";
 import { Leases } from "./model/leases.ts";
+import { LeaseListing } from "./model/listing.ts";
 import { addSample, merge, readSamples, sampleEvery, type Counted, type Sample } from "./model/strip.ts";
 import { Tail } from "./model/tail.ts";
 import { span } from "./model/time.ts";
@@ -15,7 +16,6 @@ const follows = ["presence.upserted", "presence.pruned", "connection.opened", "c
 /** paint is the least time between two updates of the page. */
 const paint = 100;
 const pageSize = 1000;
-const maxLeasePages = 20;
 /** tooLate is how far presence may be behind before statuses are no longer certain. */
 const tooLate = 10_000;
 
@@ -40,8 +40,6 @@ export class App {
   everLive = false;
   /** noEvents says why openings, closings and leases do not come in; empty when they do. */
   noEvents = "";
-  leasesError = "";
-  leasesLoaded = false;
   /** watched is the agent whose page is open, with what happened to it meanwhile. */
   watched = "";
   watchedEvents: Event[] = [];
@@ -62,6 +60,12 @@ export class App {
     onChange: () => this.changed(),
   });
 
+  readonly leaseListing = new LeaseListing(
+    this.leases,
+    (query) => this.link.request<Page<LeaseRow>>("lease.list", query),
+    () => this.changed(),
+  );
+
   #listeners = new Set<() => void>();
   #painted = 0;
   #scheduled = false;
@@ -69,7 +73,6 @@ export class App {
   #polls = 0;
   #refetch = 0;
   #subscription = "";
-  #wantLeases = false;
 
   constructor() {
     setInterval(() => void this.#poll(), 2000);
@@ -132,7 +135,7 @@ export class App {
     // The statuses are to be seen first: a large inventory keeps the page busy for a moment.
     setTimeout(() => void this.#inventory(), 250);
     setTimeout(() => void this.#lastHour(), 50);
-    if (this.#wantLeases) void this.loadLeases();
+    void this.leaseListing.connected();
     if (this.watched !== "") void this.fetchAgent(this.watched);
     this.everLive = true;
   }
@@ -206,25 +209,6 @@ export class App {
     return all;
   }
 
-  /** loadLeases lists the tenant's leases; events keep them current from then on. */
-  async loadLeases(): Promise<void> {
-    this.#wantLeases = true;
-    try {
-      this.leases.ask();
-      this.leases.list(await this.#pages<LeaseRow>("lease.list", {}, maxLeasePages));
-      this.leasesLoaded = true;
-      this.leasesError = "";
-    } catch (error) {
-      this.leasesError = (error as Error).message;
-    }
-    this.changed();
-  }
-
-  /** leaveLeases stops asking for them on the next connection. */
-  leaveLeases(): void {
-    this.#wantLeases = false;
-  }
-
   /** cannotDecide is why no verdict can be given here; empty when one can. The gateway decides in any case. */
   cannotDecide(): string {
     const scopes = this.welcome?.scopes;
@@ -235,13 +219,14 @@ export class App {
 
   /** resolve gives a verdict on a lease. */
   async resolve(lease: LeaseRow, verdict: string, reason: string): Promise<void> {
+    const asked = this.leases.ask();
     const answer = await this.link.request<{ lease: LeaseRow }>("lease.resolve", {
       lease_id: lease.lease_id,
       agent_id: lease.agent_id,
       verdict,
       ...(reason === "" ? {} : { reason }),
     });
-    this.leases.take(answer.lease);
+    this.leases.answer([answer.lease], asked);
     this.changed();
   }
 
@@ -272,6 +257,7 @@ export class App {
       return;
     }
     this.#polling = true;
+    void this.leaseListing.again();
     try {
       await this.#gateways();
       if (this.#polls % 2 === 0) await this.#askHealth();
