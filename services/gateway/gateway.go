@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -79,6 +80,8 @@ type Gateway struct {
 	publisher *publisher
 	conn      *bus.Conn
 	claim     *claim
+	// survey is what was found of NATS last.
+	survey atomic.Pointer[bus.Survey]
 	// began is the end of EVENTS before the view was read, so that everything up to
 	// it is part of the view.
 	began position
@@ -191,11 +194,11 @@ func (g *Gateway) start(ctx context.Context, background, keeper *tasks) error {
 	if err := g.ensure(ctx); err != nil {
 		return err
 	}
-	gateways, err := g.conn.Bucket(ctx, subjects.BucketGateways)
+	gateways, err := g.bucket(ctx, subjects.BucketGateways)
 	if err != nil {
 		return fmt.Errorf("open bucket: %w", err)
 	}
-	presence, err := g.conn.Bucket(ctx, subjects.BucketPresence)
+	presence, err := g.bucket(ctx, subjects.BucketPresence)
 	if err != nil {
 		return fmt.Errorf("open bucket: %w", err)
 	}
@@ -248,7 +251,8 @@ func (g *Gateway) ensure(ctx context.Context) error {
 			return fmt.Errorf("prepare JetStream: %w", err)
 		}
 	}
-	g.conn.Survey(ctx, g.cfg.Replicas, g.cfg.NATSSync)
+	found := g.conn.Survey(ctx, g.cfg.Replicas, g.cfg.NATSSync, besides()...)
+	g.survey.Store(&found)
 	return nil
 }
 
@@ -257,12 +261,13 @@ func (g *Gateway) ensure(ctx context.Context) error {
 func (g *Gateway) follow(ctx context.Context, background *tasks, presence, gateways *bus.KV) error {
 	// NATS may restart while this process starts, and forget EDGE.
 	background.run("look after streams", g.conn.Upkeep)
-	events, err := g.conn.Extent(ctx, subjects.StreamEvents)
+	background.run("survey NATS", g.surveyNATS)
+	events, err := g.extent(ctx, subjects.StreamEvents)
 	if err != nil {
 		return err
 	}
 	g.began = positionOf(events.Origin, events.Last)
-	directed, err := g.conn.Extent(ctx, subjects.StreamEdge)
+	directed, err := g.extent(ctx, subjects.StreamEdge)
 	if err != nil {
 		return err
 	}
@@ -273,7 +278,7 @@ func (g *Gateway) follow(ctx context.Context, background *tasks, presence, gatew
 	background.run("follow "+subjects.BucketGateways, func(ctx context.Context) error {
 		return gateways.Watch(ctx, ">", g.view.applyGateways)
 	})
-	settings, err := g.conn.Bucket(ctx, subjects.BucketSettings)
+	settings, err := g.bucket(ctx, subjects.BucketSettings)
 	if err != nil {
 		return fmt.Errorf("open bucket: %w", err)
 	}
