@@ -30,8 +30,8 @@
 //
 // # Order of writes
 //
-// An input is handled as: save the row, set its timer, tell the connections
-// that have a part in it, store its events, reply, acknowledge. The row carries
+// An input is handled as: save the row; set its timer, tell the connections that
+// have a part in it and reply, all at once; store its events; acknowledge. The row carries
 // in its outbox what is to be announced and among its answers what the command
 // was told. So a crash between any two of these loses nothing: the input comes
 // again, finds itself in the row and only repeats what follows, under ids
@@ -55,8 +55,8 @@
 //
 //	this process dies     its unacknowledged commands go to another, or wait
 //	all of them are down  commands and fired timers wait in COMMANDS, closes in
-//	                      EVENTS; peers hear "unavailable" from their gateway,
-//	                      and their commands are applied later all the same
+//	                      EVENTS; peers hear "unavailable" from their gateway, and
+//	                      commands that waited longer than that are refused later
 //	NATS is away          handlers fail and their messages come again
 //	a row moved on        reload, step again
 //	a command is malformed   no reply is possible: logged and terminated

@@ -61,7 +61,11 @@ func (s *Service) save(ctx context.Context, key string, row machine.Record, revi
 		ttl = max(row.EndedAt.Add(s.config.Retention).Sub(now), time.Second)
 	}
 	s.view.saves(key, row.LeaseRow, value)
-	return s.rows.Save(ctx, key, value, revision, ttl)
+	saved, err := s.rows.Save(ctx, key, value, revision, ttl)
+	if err != nil {
+		s.view.failed(key)
+	}
+	return saved, err
 }
 
 // scan reads the rows under the keys that match the filters as they are now:

@@ -1,8 +1,8 @@
 package lease
 
 import (
-	"bytes"
 	"encoding/json"
+	"hash/maphash"
 	"sync"
 	"time"
 
@@ -17,13 +17,14 @@ type view struct {
 	leases map[string]glimpse // by key
 	// own are the rows that this process saves and has not yet seen in the bucket.
 	// What it knows need not be read out of them again.
-	own map[string]ownRow // by key
+	own  map[string]ownRow // by key
+	seed maphash.Seed      // of their sums
 }
 
-// ownRow is a row as this process saves it. Its revision is not known yet when the
-// bucket shows it, which may be before the save is acknowledged.
+// ownRow is a row as this process saves it, known by a sum of its value: its revision is
+// not known yet when the bucket shows it, which may be before the save is acknowledged.
 type ownRow struct {
-	value []byte
+	sum uint64
 	glimpse
 }
 
@@ -36,17 +37,25 @@ type glimpse struct {
 	ClaimedAt time.Time `json:"claimed_at"`
 }
 
-func newView() *view { return &view{leases: map[string]glimpse{}, own: map[string]ownRow{}} }
+func newView() *view {
+	return &view{leases: map[string]glimpse{}, own: map[string]ownRow{}, seed: maphash.MakeSeed()}
+}
 
-// saves takes a row that this process is about to save. If that fails, or the bucket
-// never shows it because it was written over first, it stays until the next one of its
-// key.
+// saves takes a row that this process is about to save. It is forgotten with the next
+// one of its key that the bucket shows, whosever that is, or by failed.
 func (v *view) saves(key string, row subjects.LeaseRow, value []byte) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if _, known := v.own[key]; known || len(v.own) < ownMost {
-		v.own[key] = ownRow{value, glimpse{State: row.State, ClaimedAt: row.ClaimedAt}}
+		v.own[key] = ownRow{maphash.Bytes(v.seed, value), glimpse{State: row.State, ClaimedAt: row.ClaimedAt}}
 	}
+}
+
+// failed forgets a row that may never be in the bucket.
+func (v *view) failed(key string) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	delete(v.own, key)
 }
 
 func (v *view) apply(u bus.Update) {
@@ -76,12 +85,9 @@ func (v *view) apply(u bus.Update) {
 func (v *view) glance(u bus.Update) (glimpse, bool) {
 	v.mu.Lock()
 	own, known := v.own[u.Key]
-	known = known && bytes.Equal(own.value, u.Value)
-	if known || u.Op != bus.Put {
-		delete(v.own, u.Key)
-	}
+	delete(v.own, u.Key)
 	v.mu.Unlock()
-	if known {
+	if known && u.Op == bus.Put && maphash.Bytes(v.seed, u.Value) == own.sum {
 		return own.glimpse, true
 	}
 	var g glimpse

@@ -3,6 +3,7 @@
 import { judge } from "./model/doubt.ts";
 import { Fleet } from "./model/fleet.ts";
 import { Leases } from "./model/leases.ts";
+import { LeaseListing } from "./model/listing.ts";
 import { addSample, merge, readSamples, sampleEvery, type Counted, type Sample } from "./model/strip.ts";
 import { Tail } from "./model/tail.ts";
 import { Timeline, type Past } from "./model/timeline.ts";
@@ -16,7 +17,6 @@ const follows = ["presence.upserted", "presence.pruned", "connection.opened", "c
 /** paint is the least time between two updates of the page. */
 const paint = 100;
 const pageSize = 1000;
-const maxLeasePages = 20;
 /** pastSize is how much of an agent's past is read at once. */
 const pastSize = 200;
 /** healthWait is how long the gateway has to say how it is. */
@@ -45,8 +45,6 @@ export class App {
   everLive = false;
   /** noEvents says why openings, closings and leases do not come in; empty when they do. */
   noEvents = "";
-  leasesError = "";
-  leasesLoaded = false;
   /** watched is the agent whose page is open, with what happened to it meanwhile. */
   watched = "";
   timeline = new Timeline();
@@ -70,6 +68,12 @@ export class App {
     onChange: () => this.changed(),
   });
 
+  readonly leaseListing = new LeaseListing(
+    this.leases,
+    (query) => this.link.request<Page<LeaseRow>>("lease.list", query),
+    () => this.changed(),
+  );
+
   #listeners = new Set<() => void>();
   #painted = 0;
   #scheduled = false;
@@ -83,7 +87,6 @@ export class App {
   #relist = false;
   #refetch = 0;
   #subscription = "";
-  #wantLeases = false;
 
   constructor() {
     setInterval(() => void this.#poll(), 2000);
@@ -148,7 +151,7 @@ export class App {
     // The statuses are to be seen first: a large inventory keeps the page busy for a moment.
     setTimeout(() => void this.#inventory(), 250);
     setTimeout(() => void this.#lastHour(), 50);
-    if (this.#wantLeases) void this.loadLeases();
+    void this.leaseListing.connected();
     if (this.watched !== "") {
       this.timeline.resume();
       void this.readPast();
@@ -271,25 +274,6 @@ export class App {
     return all;
   }
 
-  /** loadLeases lists the tenant's leases; events keep them current from then on. */
-  async loadLeases(): Promise<void> {
-    this.#wantLeases = true;
-    try {
-      this.leases.ask();
-      this.leases.list(await this.#pages<LeaseRow>("lease.list", {}, maxLeasePages));
-      this.leasesLoaded = true;
-      this.leasesError = "";
-    } catch (error) {
-      this.leasesError = (error as Error).message;
-    }
-    this.changed();
-  }
-
-  /** leaveLeases stops asking for them on the next connection. */
-  leaveLeases(): void {
-    this.#wantLeases = false;
-  }
-
   /** cannotDecide is why no verdict can be given here; empty when one can. The gateway decides in any case. */
   cannotDecide(): string {
     const scopes = this.welcome?.scopes;
@@ -300,13 +284,14 @@ export class App {
 
   /** resolve gives a verdict on a lease. */
   async resolve(lease: LeaseRow, verdict: string, reason: string): Promise<void> {
+    const asked = this.leases.ask();
     const answer = await this.link.request<{ lease: LeaseRow }>("lease.resolve", {
       lease_id: lease.lease_id,
       agent_id: lease.agent_id,
       verdict,
       ...(reason === "" ? {} : { reason }),
     });
-    this.leases.take(answer.lease);
+    this.leases.answer([answer.lease], asked);
     this.changed();
   }
 
@@ -329,6 +314,7 @@ export class App {
       this.changed(); // countdowns go on
       return;
     }
+    void this.leaseListing.again();
     if (!this.#polling) {
       this.#polling = true;
       try {

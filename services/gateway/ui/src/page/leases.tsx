@@ -12,8 +12,8 @@ export function LeasesPage({ route }: { route: Route }) {
   const [most, setMost] = useState(step);
   const [open, setOpen] = useState("");
   useEffect(() => {
-    void app.loadLeases();
-    return () => app.leaveLeases();
+    void app.leaseListing.open();
+    return () => app.leaseListing.close();
   }, []);
   const state = route.query.get("state") ?? "";
   const agent = route.query.get("agent") ?? "";
@@ -24,18 +24,23 @@ export function LeasesPage({ route }: { route: Route }) {
     replaceQuery("leases", query.toString());
   };
   const rows = app.leases.sorted(state, agent);
+  const listing = app.leaseListing;
   const counts = app.leases.counts();
+  const cut = [...app.leases.cut.keys()].filter((s) => state === "" || state === s);
   const chosen = app.leases.rows.get(open);
   const cannot = app.cannotDecide();
   return (
     <>
       <h1>Leases</h1>
-      {app.leasesError !== "" && <p class="problem">The leases are not available: {app.leasesError}</p>}
+      {listing.error !== "" && <p class="problem">The leases are not available: {listing.error}</p>}
       {app.fleet.doubt !== null && <p class="problem">These are the leases as last known: {app.fleet.doubt}.</p>}
       <div class="counts" role="group" aria-label="Leases by state">
         {states.map((s) => (
           <button key={s} type="button" class={`count lease-${s.toLowerCase()}`} aria-pressed={state === s} onClick={() => set(state === s ? "" : s, agent)}>
-            <b>{counts.get(s) ?? 0}</b> <span>{s}</span>
+            <b>
+              {counts.get(s) ?? 0}
+              {app.leases.cut.has(s) && "+"}
+            </b> <span>{s}</span>
           </button>
         ))}
       </div>
@@ -52,8 +57,14 @@ export function LeasesPage({ route }: { route: Route }) {
         <Select label="State" value={state} options={[["", "any"], ...states.map((s): [string, string] => [s, s])]} onChange={(s) => set(s, agent)} />
       </form>
       <p class="matches" role="status">
-        {app.leasesLoaded ? `${rows.length} leases; those that are over newest first, all others oldest first` : "Loading…"}
+        {listing.loaded ? `${rows.length} leases; those that are over newest first, all others oldest first` : "Loading…"}
       </p>
+      {listing.progress !== "" && <p class="note">Still listing: {listing.progress}</p>}
+      {cut.length > 0 && (
+        <p class="note" id="leases-cut">
+          Of {cut.join(", ")} there are more than are listed here; of all other states these are all.
+        </p>
+      )}
       <Table label="Leases" head={["State", "For", "Resource", "Agent", "Ends", "Fence", "Decided", "Reason", "Lease", "Details"]}>
         {rows.slice(0, most).map((l) => (
           <tr key={l.lease_id} data-lease={l.lease_id} data-state={l.state}>
