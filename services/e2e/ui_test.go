@@ -374,6 +374,14 @@ func (s *stack) checkRecovery(t *testing.T, page *screen, doomed []*client.Conn,
 		document.querySelector("#count-uncertain").textContent === "%d" && document.querySelector("#count-online").textContent === "0"`, total))
 	page.until("no cell is certain", filledCells+" === 0")
 	page.shoot("not-live")
+	instances := func(state string) string {
+		return fmt.Sprintf("(document.querySelectorAll('tr[data-instance][data-state=%s]').length)", state)
+	}
+	page.visit("#/instances", "Instances")
+	page.until("no instance is certain", instances("uncertain")+" === document.querySelectorAll('tr[data-instance]').length")
+	page.visit("#/health", "Health")
+	page.until("health as it was", "document.querySelector('#doubt')?.textContent.startsWith('This is what was known')")
+	page.visit("#/fleet", "Fleet")
 	disband(doomed)
 	s.run(again, s.Gateways[0].URL)
 	page.until("live again", "document.querySelector('#freshness')?.dataset.state === 'live'")
@@ -387,6 +395,9 @@ func (s *stack) checkRecovery(t *testing.T, page *screen, doomed []*client.Conn,
 	for _, row := range list.Items {
 		page.until(row.AgentID, fmt.Sprintf("document.querySelector('tr[data-agent=%q]')?.dataset.status === %q", row.AgentID, row.Status))
 	}
+	page.visit("#/instances", "Instances")
+	page.until("both gateways", instances("alive")+" === 2")
+	page.until("instances are certain", instances("uncertain")+" === 0 && "+instances("connected")+" > 0")
 	page.forgive() // of a gateway that was away
 	page.visit("#/events", "Events")
 	page.until("tail again", "document.querySelector('#tail-state').dataset.state === 'live'")

@@ -91,6 +91,7 @@ export class App {
   constructor() {
     setInterval(() => void this.#poll(), 2000);
     setInterval(() => this.#sample(), sampleEvery / 2);
+    document.addEventListener("visibilitychange", () => document.visibilityState === "visible" && void this.#seen());
     this.link.start();
   }
 
@@ -359,6 +360,13 @@ export class App {
     } catch {
       // Then there is what this page saw; the strip says how much that is.
     }
+  }
+
+  // A page that was hidden had its timers held back: it asked for little, and took few samples.
+  async #seen(): Promise<void> {
+    this.#judge();
+    await this.#poll();
+    if (this.link.phase === "open") await this.#lastHour();
   }
 
   // Rows of agents that are gone lapse on the server, and no event says so.

@@ -4,7 +4,7 @@ import { App } from "../src/app.ts";
 import type { AgentRow, GatewayAlive } from "../src/model/types.ts";
 import { gateway, page, pass, until } from "./browser.ts";
 
-page();
+const { document } = page();
 const start = Date.parse("2026-01-01T00:00:00Z");
 let app: App;
 let alive: GatewayAlive[];
@@ -144,6 +144,28 @@ test("a cookie that becomes another tenant's in another tab is found out", async
   await pass(2500);
   assert.equal(gateway.reloads, 1);
   assert.equal(app.link.phase, "stopped");
+});
+
+test("a page that is not told how the gateway is does not go on as if it were", async () => {
+  await live();
+  gateway.pages["/status"] = () => new Promise<never>(() => undefined);
+  await pass(15_000);
+  assert.equal(app.link.phase, "open");
+  assert.match(String(app.fleet.doubt), /was last told 1\d s ago/);
+});
+
+test("a page that is seen again asks at once, also for the hour in which it could not look", async () => {
+  await live();
+  await pass(1000);
+  const counts = () => gateway.fetched.filter((url) => url === "/presence/counts").length;
+  assert.equal(counts(), 1);
+  mock.timers.setTime(start + 100_000);
+  const at = new Date(start + 50_000).toISOString();
+  gateway.pages["/presence/counts"] = () => ({ body: { generated_at: new Date().toISOString(), items: [{ at, working: 7, online: 0, offline: 0, uncertain: 0 }] } });
+  document.dispatchEvent(new Event("visibilitychange"));
+  assert.match(String(app.fleet.doubt), /was last told/, "before it is drawn");
+  await until("the counts", () => app.samples.some((s) => s[1] === 7));
+  await until("certain", () => app.fleet.doubt === null);
 });
 
 test("an agent's past is read again after an outage, once events come again, and marked as missing until then", async () => {

@@ -193,13 +193,18 @@ test("another connection begins with nothing that the last one followed", () => 
 
 test("rows that lapsed go, but not those that changed since the question", () => {
   const fleet = live(row("old", "offline", at(1)), row("kept", "offline", at(1)), row("back", "offline", at(1)), row("on", "online", at(1)));
+  fleet.apply(opened("comes", "c1"));
   const asked = fleet.offline();
   assert.deepEqual([...asked.keys()], ["old", "kept", "back"]);
+  fleet.apply(opened("old", "c2"));
   fleet.apply(changed("young", "offline", at(0))); // whatever the clocks say
   fleet.apply(changed("back", "online", at(2)));
   fleet.apply(changed("back", "offline", at(3)));
   fleet.keepOffline(new Set(["kept"]), asked);
-  assert.deepEqual(fleet.ids(), ["back", "kept", "on", "young"]);
+  assert.deepEqual(fleet.ids(), ["back", "comes", "kept", "old", "on", "young"]);
+  fleet.apply(closed("old", "c2"));
+  fleet.keepOffline(new Set(["kept"]), asked);
+  assert.deepEqual(fleet.ids(), ["back", "comes", "kept", "on", "young"]);
 });
 
 test("a row that was asked for is not taken when it is older than what is known", () => {

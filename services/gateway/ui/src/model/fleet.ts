@@ -108,10 +108,10 @@ export class Fleet {
     else this.version++;
   }
 
-  /** offline are the agents that read offline, with since when. */
+  /** offline are the agents that read offline, with since when. One that has connected is about to be something else. */
   offline(): Map<string, string | undefined> {
     const out = new Map<string, string | undefined>();
-    for (const [id, row] of this.agents) if (row.status === "offline") out.set(id, row.since);
+    for (const [id, row] of this.agents) if (row.status === "offline" && row.connections.length === 0) out.set(id, row.since);
     return out;
   }
 
@@ -119,7 +119,7 @@ export class Fleet {
   keepOffline(listed: Set<string>, asked: Map<string, string | undefined>): void {
     for (const [id, since] of asked) {
       const row = this.agents.get(id);
-      if (row?.status !== "offline" || row.since !== since || listed.has(id)) continue;
+      if (row?.status !== "offline" || row.connections.length > 0 || row.since !== since || listed.has(id)) continue;
       this.agents.delete(id);
       this.changed.add(id);
       this.#joined();
@@ -180,7 +180,7 @@ export class Fleet {
     if (row.status === "offline") return null;
     if (!this.followsConnections || this.gateways === null) return row.uncertain ? "the gateway does not vouch for it" : null;
     if (row.connections.length === 0) return "no connection of it is known";
-    return row.connections.every((c) => this.answers(c)) ? null : "a gateway of its does not answer";
+    return row.connections.every((c) => this.answers(c)) ? null : "a gateway that it is connected to does not answer";
   }
 
   /** shownInstance is what may be said of a gateway or a device. */

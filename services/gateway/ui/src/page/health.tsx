@@ -30,7 +30,7 @@ export function HealthPage() {
             <td>
               <Ago time={g.last_seen_at} />
             </td>
-            <td>{[...fleet.agents.values()].filter((a) => a.connections.some((c) => c.gateway_id === g.instance_id)).length}</td>
+            <td>{[...fleet.agents.values()].filter((a) => a.connections.some((c) => c.gateway_id === g.instance_id && fleet.answers(c))).length}</td>
             <td>{s?.gateways?.find((o: any) => o.instance_id === g.instance_id)?.connections ?? "–"}</td>
             <td>{g.instance_id === here?.instance_id ? "this page is connected to it" : ""}</td>
           </tr>
