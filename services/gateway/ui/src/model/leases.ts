@@ -23,6 +23,17 @@ export function entered(lease: LeaseRow): string {
   return lease.resolved_at ?? lease.requested_at;
 }
 
+/** mostMinutes is the longest that a lease is granted or held for: a day. */
+const mostMinutes = 1440;
+
+/** readMinutes takes a time as somebody types it, which may be left out. The error says what is wrong with it. */
+export function readMinutes(text: string): { ms?: number } | { error: string } {
+  if (text.trim() === "") return {};
+  const ms = /^\d+([.,]\d+)?$/.test(text.trim()) ? Math.round(Number(text.trim().replace(",", ".")) * 60_000) : 0;
+  if (ms < 1 || ms > mostMinutes * 60_000) return { error: `must be a number of minutes above 0 and at most ${mostMinutes}` };
+  return { ms };
+}
+
 function newest(lease: LeaseRow): string {
   return [lease.requested_at, lease.resolved_at, lease.claimed_at, lease.ended_at].reduce<string>((a, b) => later(a, b), lease.requested_at);
 }
