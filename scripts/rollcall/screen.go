@@ -123,21 +123,15 @@ func (s state) health() styled {
 
 // countLine gives all counts even on a narrow screen: names are cut before numbers.
 func (s state) countLine() styled {
-	by, uncertain := s.counts()
-	mark := ""
-	if why, _ := s.stale(); why != "" {
-		mark = "?"
+	by := s.counts()
+	counts := []int{
+		len(s.agents), by[string(subjects.StatusOnline)], by[string(subjects.StatusWorking)], by[string(subjects.StatusOffline)], by[uncertain],
 	}
-	counts := []int{len(s.agents), by[subjects.StatusOnline], by[subjects.StatusWorking], by[subjects.StatusOffline], uncertain}
 	looks := []style{bold, green, cyan, dim, yellow}
 	line := func(gap string, names ...string) styled {
 		var out styled
 		for i, name := range names {
-			number := strconv.Itoa(counts[i])
-			if i > 0 && i < len(names)-1 {
-				number += mark
-			}
-			out = append(out, piece{looks[i], name + " " + number}, piece{plain, gap})
+			out = append(out, piece{looks[i], name + " " + strconv.Itoa(counts[i])}, piece{plain, gap})
 		}
 		return out[:len(out)-1]
 	}

@@ -34,7 +34,7 @@ type state struct {
 	status  statusDoc
 	changes []change // the newest last
 
-	only   string // a status, uncertain, or all when empty
+	only   string // what the agents that are shown count as, or all when empty
 	scroll int
 	quit   bool
 }
@@ -198,7 +198,7 @@ func (s state) press(key string) state {
 		s.only, s.scroll = "", 0
 	case "o", "w", "f", "u":
 		s.only = map[string]string{
-			"o": string(subjects.StatusOnline), "w": string(subjects.StatusWorking), "f": string(subjects.StatusOffline), "u": "uncertain",
+			"o": string(subjects.StatusOnline), "w": string(subjects.StatusWorking), "f": string(subjects.StatusOffline), "u": uncertain,
 		}[key]
 		s.scroll = 0
 	}
@@ -226,11 +226,23 @@ func (s state) doubts(a agent) bool {
 	return a.uncertain || why != ""
 }
 
+// uncertain is what an agent in doubt counts as.
+const uncertain = "uncertain"
+
+// countsAs is an agent's status, or uncertain where that is in doubt: an agent is
+// counted once.
+func (s state) countsAs(a agent) string {
+	if s.doubts(a) {
+		return uncertain
+	}
+	return string(a.status)
+}
+
 // shown are the agents that are asked for, those that changed last first.
 func (s state) shown() []agent {
 	out := make([]agent, 0, len(s.agents))
 	for _, a := range s.agents {
-		if s.only == "" || string(a.status) == s.only || s.only == "uncertain" && s.doubts(a) {
+		if s.only == "" || s.only == s.countsAs(a) {
 			out = append(out, a)
 		}
 	}
@@ -243,14 +255,11 @@ func (s state) shown() []agent {
 	return out
 }
 
-// counts are the agents by status, and those that are in doubt.
-func (s state) counts() (by map[subjects.Status]int, uncertain int) {
-	by = map[subjects.Status]int{}
+// counts are the agents by what they count as.
+func (s state) counts() map[string]int {
+	by := map[string]int{}
 	for _, a := range s.agents {
-		by[a.status]++
-		if s.doubts(a) {
-			uncertain++
-		}
+		by[s.countsAs(a)]++
 	}
-	return by, uncertain
+	return by
 }

@@ -145,6 +145,7 @@ func followFleet(ctx context.Context, g *gateway, cursor string, send func(input
 func pollFleet(ctx context.Context, g *gateway, send func(input)) {
 	g.timeout = min(g.timeout, pollPatience)
 	var known []gatewayStatus
+	inDoubt := false // when the rows were read last
 	relisted, rest := time.Now(), time.Duration(0)
 	for daemon.Pause(ctx, pollEvery) {
 		var doc statusDoc
@@ -156,14 +157,14 @@ func pollFleet(ctx context.Context, g *gateway, send func(input)) {
 			continue // the screen sees how old the last answer is
 		}
 		send(polled{doc: doc})
-		doubted := doc.Tenant.Uncertain > 0 || !slices.EqualFunc(known, doc.Gateways, sameGateway)
+		doubted := doc.Tenant.Uncertain > 0 || inDoubt || !slices.EqualFunc(known, doc.Gateways, sameGateway)
 		since := time.Since(relisted)
 		if since < rest || !doubted && since < relistEvery {
 			continue
 		}
-		known = doc.Gateways
 		began := time.Now()
 		if all, _, err := g.fleet(ctx); err == nil {
+			known, inDoubt = doc.Gateways, doc.Tenant.Uncertain > 0
 			send(all)
 		}
 		relisted = time.Now()

@@ -145,22 +145,23 @@ func TestStepKeepsTheNewest(t *testing.T) {
 func TestStepStale(t *testing.T) {
 	t.Parallel()
 	s := step(step(newState("u"), ticked{at(0)}), listed{at: at(0), rows: []agentRow{row("ada", "online", 0, false), row("bob", "working", 0, true)}})
-	uncertain := func(s state) int { _, n := s.counts(); return n }
-	require.Equal(t, 2, uncertain(s), "connecting")
+	doubted := func(s state) int { return s.counts()[uncertain] }
+	require.Equal(t, 2, doubted(s), "connecting")
 	s = step(s, linked{"v"})
-	require.Equal(t, 1, uncertain(s))
+	require.Equal(t, 1, doubted(s))
+	require.Equal(t, map[string]int{"online": 1, uncertain: 1}, s.counts(), "who is in doubt counts as nothing else")
 	s = step(step(s, lost{"gone"}), ticked{at(5)})
 	s = step(s, lost{"still gone"})
 	why, since := s.stale()
 	require.Equal(t, "still gone", why)
 	require.Equal(t, at(0), since, "since the first of both")
-	require.Equal(t, 2, uncertain(s))
+	require.Equal(t, 2, doubted(s))
 	s = step(s, linked{"v"})
-	require.Equal(t, 1, uncertain(s))
+	require.Equal(t, 1, doubted(s))
 	s = step(s, ticked{at(11)})
-	require.Equal(t, 2, uncertain(s), "the stream may hang, and nobody answers")
+	require.Equal(t, 2, doubted(s), "the stream may hang, and nobody answers")
 	s = step(s, polled{statusOf("ok", 1)})
-	require.Equal(t, 1, uncertain(s))
+	require.Equal(t, 1, doubted(s))
 }
 
 func TestKeys(t *testing.T) {
@@ -183,7 +184,7 @@ func TestKeys(t *testing.T) {
 		s = step(s, pressed(press.key))
 		require.Equal(t, press.want, s.scroll, press.key)
 	}
-	for key, want := range map[string]int{"o": 50, "w": 25, "f": 25, "u": 1, "a": 100} {
+	for key, want := range map[string]int{"o": 49, "w": 25, "f": 25, "u": 1, "a": 100} {
 		s = step(s, pressed(key))
 		require.Len(t, s.shown(), want, key)
 	}
@@ -302,7 +303,7 @@ func TestWatchFleet(t *testing.T) {
 	go func() { ended <- watchFleet(ctx, g, d, all, cursor) }()
 	d.await(t, "live ", "bob online → working lease_granted", "acme at ")
 	close(release)
-	d.await(t, "STALE", "online 1?", "uncertain 5")
+	d.await(t, "STALE", "online 0", "uncertain 5")
 	d.await(t, "live ", "eve online → offline gateway_lost", strings.TrimPrefix(second.URL, "http://"))
 	require.Equal(t, "c-101", second.lastIDs[len(second.lastIDs)-1], "it goes on behind what it has seen")
 	d.mu.Lock()
@@ -313,6 +314,33 @@ func TestWatchFleet(t *testing.T) {
 	d.await(t, "(working)")
 	d.typed <- "q"
 	require.NoError(t, <-ended)
+}
+
+// Rows are read again when doubt comes, and at once when it has gone.
+func TestPollRelistsWhenDoubtEnds(t *testing.T) {
+	t.Parallel()
+	f := newFake(t)
+	f.fleet()
+	for i := range 50 {
+		f.answer("/status", func(w http.ResponseWriter, _ *http.Request) {
+			d := statusOf("ok", 1)
+			d.Tenant.Uncertain = max(1-i, 0)
+			_ = json.NewEncoder(w).Encode(d)
+		})
+	}
+	g := newGateway([]string{f.URL}, secret, 10*time.Second)
+	defer g.close()
+	ctx, cancel := context.WithTimeout(t.Context(), relistEvery-pollEvery)
+	defer cancel()
+	var doubts []int
+	pollFleet(ctx, g, func(in input) {
+		if told, is := in.(polled); is {
+			doubts = append(doubts, told.doc.Tenant.Uncertain)
+		} else if doubts[len(doubts)-1] == 0 {
+			cancel() // those are the rows
+		}
+	})
+	require.Equal(t, []int{1, 0}, doubts, "the first answer without doubt is followed by the rows")
 }
 
 // What is refused later ends the screen with the reason.

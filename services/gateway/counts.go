@@ -15,8 +15,6 @@ const (
 	// long it remembers.
 	countEvery = 10 * time.Second
 	countFor   = time.Hour
-	// lateAfter is how far presence may be behind before no status counts as certain.
-	lateAfter = 10 * time.Second
 )
 
 // agentCount is how many agents were what at one time.
@@ -80,12 +78,9 @@ func (l *lastHour) of(tenant string, now time.Time) []agentCount {
 
 // countAgents counts the agents of all tenants as far as the view may be believed. It
 // looks at every row, a matter of a millisecond or two for 10,000 of them.
-func (v *view) countAgents(d doubt, now time.Time) map[string]agentCount {
+func (v *view) countAgents(d doubt) map[string]agentCount {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
-	if v.own.status(now).LagMS > lateAfter.Milliseconds() {
-		d.all = true
-	}
 	out := make(map[string]agentCount, len(v.tenants))
 	for tenant, t := range v.tenants {
 		if len(t.agents.rows) == 0 {
@@ -114,7 +109,7 @@ func (g *Gateway) count(ctx context.Context) error {
 	ticker := time.NewTicker(countEvery)
 	defer ticker.Stop()
 	for now := time.Now(); ; {
-		g.lastHour.add(now.UTC(), g.view.countAgents(g.doubt(), now))
+		g.lastHour.add(now.UTC(), g.view.countAgents(g.doubt()))
 		select {
 		case <-ctx.Done():
 			return nil

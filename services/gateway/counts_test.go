@@ -18,7 +18,7 @@ func TestCountsOfTheLastHour(t *testing.T) {
 		return decodeInto[countsPage](t, c.get("/presence/counts", bearer, http.StatusOK))
 	}
 	now := time.Now().UTC()
-	g.lastHour.add(now, g.view.countAgents(g.doubt(), now))
+	g.lastHour.add(now, g.view.countAgents(g.doubt()))
 	page := read(op)
 	require.EqualValues(t, 10_000, page.EveryMS)
 	// a3 is of a gateway that is missing.
@@ -36,8 +36,8 @@ func TestCountsOfTheLastHour(t *testing.T) {
 	// Where presence is far behind, or the way to the rows is cut, nothing is certain.
 	_, err := p.process(t.Context(), 11*time.Second)
 	require.NoError(t, err)
-	within(t, func() bool { return g.view.countAgents(doubt{}, now)["acme"] == agentCount{Uncertain: 4} })
-	require.Equal(t, agentCount{Uncertain: 4}, g.view.countAgents(doubt{all: true}, now)["acme"])
+	within(t, func() bool { return g.view.countAgents(g.doubt())["acme"] == agentCount{Uncertain: 4} })
+	require.Equal(t, agentCount{Uncertain: 4}, g.view.countAgents(doubt{all: true})["acme"])
 }
 
 func TestLastHourIsBounded(t *testing.T) {

@@ -9,6 +9,9 @@ import (
 	"rollcall/subjects"
 )
 
+// lateAfter is how far presence may be behind before no row counts as certain.
+const lateAfter = 10 * time.Second
+
 // bookkeeping is what the view knows of PRESENCE besides rows: how presence itself
 // is. The view's lock guards it.
 type bookkeeping struct {
@@ -70,14 +73,30 @@ func decodeRow(u bus.Update, row any) error {
 // connections of a gateway that is missing, whether the brake holds them or they are
 // about to be closed.
 type doubt struct {
-	// all rows are in doubt: news of them does not arrive, or nobody writes them.
+	// all rows are in doubt: news of them does not arrive, or nobody writes them, or
+	// presence writes of what was long ago.
 	all bool
 }
 
-// doubt is what to think of the rows now. Rows are as new as presence and the way to
-// JetStream are well.
+// doubt is what to think of the rows now, the one rule for all that shows or counts
+// them. Rows are as new as presence and the way to JetStream are well.
 func (g *Gateway) doubt() doubt {
-	return doubt{all: !g.reachesJetStream() || g.view.alone() != 0}
+	return doubt{all: !g.reachesJetStream() || g.view.alone() != 0 || g.view.lag() > lateAfter}
+}
+
+// lag is how far behind presence is; of several processes, the slowest.
+func (v *view) lag() time.Duration {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	return v.own.lag()
+}
+
+func (b *bookkeeping) lag() time.Duration {
+	slowest := int64(0)
+	for _, p := range b.processes {
+		slowest = max(slowest, p.row.LagMS)
+	}
+	return time.Duration(slowest) * time.Millisecond
 }
 
 // alone is for how long no presence process has been known; 0 while one is.

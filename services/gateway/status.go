@@ -146,12 +146,12 @@ func (v *view) describe(doc *statusDoc, tenant string, d doubt, now time.Time) {
 
 // status is how presence is. Several processes are as far behind as the slowest.
 func (b *bookkeeping) status(now time.Time) presenceStatus {
-	out := presenceStatus{Mode: modeAbsent, Brake: b.brake.Engaged, Processes: []processStatus{}}
+	out := presenceStatus{Mode: modeAbsent, LagMS: b.lag().Milliseconds(), Brake: b.brake.Engaged, Processes: []processStatus{}}
 	if b.brake.Engaged {
 		out.BrakeReason, out.BrakeSince, out.BrakeUntil = b.brake.Reason, b.brake.Since, b.brake.Until
 	}
 	for _, p := range b.processes {
-		out.Mode, out.LagMS = p.row.Mode, max(out.LagMS, p.row.LagMS)
+		out.Mode = p.row.Mode
 		out.Processes = append(out.Processes, processStatus{ProcessRow: p.row, SeenAt: p.seen.UTC()})
 	}
 	slices.SortFunc(out.Processes, func(a, b processStatus) int { return strings.Compare(a.ProcessID, b.ProcessID) })

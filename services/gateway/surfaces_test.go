@@ -248,6 +248,20 @@ func TestRowsThatNobodyVouchesFor(t *testing.T) {
 	within(t, func() bool { return g.view.alone() == 0 })
 	require.Equal(t, []string{"a3"}, look()[0])
 
+	// Where presence is late, rows are of long ago, whoever shows them.
+	late, err := p.process(t.Context(), 30*time.Second)
+	require.NoError(t, err)
+	read := func() statusDoc {
+		return decodeInto[statusDoc](t, newContract(t, g).get("/status", op, http.StatusOK))
+	}
+	within(t, func() bool { return read().Presence.LagMS == 30_000 })
+	require.Equal(t, []string{"a1", "a2", "a3", "z9"}, look()[0])
+	require.Equal(t, 4, read().Tenant.Uncertain)
+	require.Equal(t, "degraded", read().Status)
+	require.NoError(t, p.kv.Purge(t.Context(), late, p.rows[late], nil))
+	within(t, func() bool { return read().Status == "ok" })
+	require.Equal(t, []string{"a3"}, look()[0])
+
 	// Without JetStream no news arrives.
 	w.nats.Stop(t)
 	within(t, func() bool { return !g.conn.Connected() })
