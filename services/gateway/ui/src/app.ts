@@ -283,14 +283,14 @@ export class App {
     return "";
   }
 
-  /** resolve gives a verdict on a lease. */
-  async resolve(lease: LeaseRow, verdict: string, reason: string): Promise<void> {
+  /** resolve gives a verdict on a lease, with what of lease.resolve is left to choose. */
+  async resolve(lease: LeaseRow, verdict: string, chosen: { reason?: string; timeout_ms?: number; hold_ms?: number }): Promise<void> {
     const asked = this.leases.ask();
     const answer = await this.link.request<{ lease: LeaseRow }>("lease.resolve", {
       lease_id: lease.lease_id,
       agent_id: lease.agent_id,
       verdict,
-      ...(reason === "" ? {} : { reason }),
+      ...chosen,
     });
     this.leases.answer([answer.lease], asked);
     this.changed();
