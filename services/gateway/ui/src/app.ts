@@ -40,7 +40,7 @@ export class App {
   health: Health = { status: null, statusError: "", ready: null };
   /** healthAt is when health was asked for. */
   healthAt = 0;
-  /** seenAt is when this page was last certain. */
+  /** seenAt is when the gateway last said anything while this page was certain. */
   seenAt = 0;
   everLive = false;
   /** noEvents says why openings, closings and leases do not come in; empty when they do. */
@@ -302,7 +302,7 @@ export class App {
     fleet.setDoubt(judge({ link, ...health, age: Date.now() - this.healthAt }));
     if (fleet.doubt === null) {
       const first = this.seenAt === 0;
-      this.seenAt = Date.now();
+      this.seenAt = this.link.heard;
       if (first) this.#sample();
     }
     this.changed();
