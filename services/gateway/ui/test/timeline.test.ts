@@ -19,7 +19,9 @@ test("what came and what is stored is one list, and nothing is in it twice", () 
   const t = new Timeline();
   const read = t.read();
   add(t, 4, 5);
+  assert.equal(t.known, false);
   t.newest({ items: events(4, 3, 2), next: "n2" }, read);
+  assert.equal(t.known, true);
   add(t, 4, 6, 6);
   assert.equal(shown(t), "6 5 4 3 2 more");
 });

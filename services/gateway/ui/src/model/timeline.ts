@@ -30,6 +30,11 @@ export class Timeline {
   #came = new Map<string, number>();
   #known = new Set<string>();
 
+  /** known says that the stored ones were read at all. */
+  get known(): boolean {
+    return this.#taken > 0;
+  }
+
   /** add takes an event, once, and reports whether the stored ones should be read anew. */
   add(event: Event): boolean {
     if (this.#came.has(event.event_id) || this.#known.has(event.event_id)) return false;

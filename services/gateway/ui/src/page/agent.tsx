@@ -107,7 +107,7 @@ export function AgentPage({ id }: { id: string }) {
         </p>
       )}
       {timeline.live.length + timeline.stored.length === 0 ? (
-        <p>Nothing yet.</p>
+        timeline.error === "" && <p>{timeline.known ? "Nothing yet." : "It is being read…"}</p>
       ) : (
         <ol class="timeline" id="timeline">
           {timeline.live.map(entry)}
