@@ -1,13 +1,17 @@
 package presence
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"testing"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/rs/zerolog"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
 
 	"rollcall/services/presence/internal/machine"
 	"rollcall/subjects"
@@ -241,13 +245,13 @@ func TestRefusalOvertakenByARow(t *testing.T) {
 // that stands still looks like.
 func (s *stage) standStill(p *process) (answers func()) {
 	s.t.Helper()
-	s.eventually(func() bool { return p.pulse.age(time.Now()) < time.Second }, "JetStream does not answer")
+	s.eventually(func() bool { return p.pulse.Answers(time.Now()) }, "JetStream does not answer")
 	pauseFor(s.t, 5*reaperTick) // the reaper has seen that it does
 	over, done := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(done)
 		for {
-			p.pulse.felt(time.Now().Add(-time.Minute))
+			p.pulse.Felt(time.Now().Add(-time.Minute))
 			select {
 			case <-over:
 				return
@@ -279,6 +283,40 @@ func TestNothingIsLostWhilePresenceIsBlind(t *testing.T) {
 	g.open("end", "end")
 	s.requireChanges("end", online)
 	s.requireChanges("ada", online)
+}
+
+// TestNotReadyWithoutJetStream takes JetStream away and leaves the connection.
+func TestNotReadyWithoutJetStream(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, perAgent)
+	p := s.start()
+	s.server.StopJetStream(t)
+	s.eventually(func() bool { return p.health.Ready() != nil }, "ready without JetStream")
+	require.ErrorContains(t, p.health.Ready(), "JetStream does not answer")
+	s.server.Restart(t)
+	s.eventually(func() bool { return p.health.Ready() == nil }, "not ready with JetStream")
+}
+
+// TestJetStreamGoesDuringTheStart takes JetStream away when everything is known and
+// nothing is done yet: the process waits for it, however long that takes.
+func TestJetStreamGoesDuringTheStart(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, perAgent)
+	p := New(s.config(), zerolog.New(io.Discard))
+	p.conn = s.server.Connect(t)
+	require.NoError(t, p.open(t.Context()))
+	s.server.StopJetStream(t)
+	close(p.synced)
+	ctx, cancel := context.WithCancel(t.Context())
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return p.serve(ctx, group) })
+	pauseFor(t, 6*time.Second) // longer than a question without a deadline is asked
+	require.NoError(t, ctx.Err(), "it gave up")
+	require.ErrorContains(t, p.health.Ready(), "starting")
+	s.server.Restart(t)
+	s.eventually(func() bool { return p.health.Ready() == nil }, "presence is not ready")
+	cancel()
+	require.NoError(t, group.Wait())
 }
 
 // TestWhoIsMissingAfterAStallIsHeld lets one gateway of two not come back when JetStream

@@ -22,10 +22,10 @@ const (
 	// reaperRepeat is how long a lost owner's connections may take to go
 	// before they are closed again.
 	reaperRepeat = time.Minute
-	// blindAfter is for how long this process may go without an answer from
-	// JetStream, or without running, before it trusts nothing it knows of gateways.
-	// They renew their rows every two seconds, and JetStream is asked more often.
-	blindAfter = 2 * time.Second
+	// blindAfter is for how long this process may go without running, or without an
+	// answer from JetStream, before it trusts nothing it knows of gateways. They renew
+	// their rows every two seconds.
+	blindAfter = bus.SilentAfter
 	// reaperParallel bounds the closes under way.
 	reaperParallel = 32
 )
@@ -119,7 +119,7 @@ func (s *Service) reap(ctx context.Context) error {
 		now := time.Now()
 		paused, again := now.Sub(last) > blindAfter, s.conn.NC().Stats().Reconnects
 		last = now // and again below: what this loop itself takes is no pause
-		answered := s.pulse.age(now) <= blindAfter
+		answered := s.pulse.Answers(now)
 		seeing.look(now, paused, answered)
 		if paused || again != reconnects || !s.conn.Connected() || !answered {
 			reconnects, dog = again, fresh
