@@ -3,7 +3,7 @@ import test from "node:test";
 import { describe } from "../src/model/describe.ts";
 import { delay } from "../src/model/backoff.ts";
 import { arrange, hit, move, place } from "../src/model/layout.ts";
-import { entered, Leases, maxOver } from "../src/model/leases.ts";
+import { entered, Leases, maxOver, readMinutes } from "../src/model/leases.ts";
 import { addSample, hour, merge, readSamples, runs, sampleEvery, words, type Counted, type Sample } from "../src/model/strip.ts";
 import { keep, readTypes, Tail } from "../src/model/tail.ts";
 import { age, compareTimes, moment } from "../src/model/time.ts";
@@ -178,6 +178,18 @@ test("an event that a listing was ahead of changes nothing", () => {
   assert.equal(leases.apply(told(lease("a", "GRANTED", { resolved_at: "2026-01-01T00:00:01Z" }))), false);
   assert.equal(leases.apply(told(lease("a", "CONSUMED", { claimed_at: "2026-01-01T00:00:02Z", ended_at: "2026-01-01T00:00:03Z" }))), true);
   assert.equal(leases.apply(told(lease("a", "CLAIMED", { claimed_at: "2026-01-01T00:00:04Z" }))), false, "what is over stays over");
+});
+
+test("minutes are read as they are typed", () => {
+  assert.deepEqual(readMinutes("  "), {});
+  assert.deepEqual(readMinutes("15"), { ms: 900_000 });
+  assert.deepEqual(readMinutes(" 0.5 "), { ms: 30_000 });
+  assert.deepEqual(readMinutes("1,5"), { ms: 90_000 });
+  assert.deepEqual(readMinutes("1440"), { ms: 86_400_000 });
+  for (const bad of ["0", "0.000001", "1440.1", "-1", "1e2", "5 min", "1.5.2", "NaN"]) {
+    const read = readMinutes(bad);
+    assert.equal("error" in read && read.error, "must be a number of minutes above 0 and at most 1440", bad);
+  }
 });
 
 test("ended leases are bounded, live ones are kept", () => {

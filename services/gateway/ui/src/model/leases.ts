@@ -1,10 +1,12 @@
 // The leases of a tenant: a listing and what has happened since.
 
-import { compareTimes } from "./time.ts";
+import { compareTimes, key } from "./time.ts";
 import type { Event, LeaseRow } from "./types.ts";
 
 /** states in the order an operator wants them: what is being done first, what waits for a verdict next, what is over last. */
 export const states = ["CLAIMED", "PENDING", "HOLD", "GRANTED", "EXPIRED", "DENIED", "ABANDONED", "CONSUMED"] as const;
+
+const rank = new Map<string, number>(states.map((state, n) => [state, n]));
 
 const over = new Set(["EXPIRED", "DENIED", "ABANDONED", "CONSUMED"]);
 
@@ -21,6 +23,17 @@ export function entered(lease: LeaseRow): string {
   if (lease.state === "CLAIMED") return lease.claimed_at ?? lease.requested_at;
   if (lease.state === "PENDING") return lease.requested_at;
   return lease.resolved_at ?? lease.requested_at;
+}
+
+/** mostMinutes is the longest that a lease is granted or held for: a day. */
+const mostMinutes = 1440;
+
+/** readMinutes takes a time as somebody types it, which may be left out. The error says what is wrong with it. */
+export function readMinutes(text: string): { ms?: number } | { error: string } {
+  if (text.trim() === "") return {};
+  const ms = /^\d+([.,]\d+)?$/.test(text.trim()) ? Math.round(Number(text.trim().replace(",", ".")) * 60_000) : 0;
+  if (ms < 1 || ms > mostMinutes * 60_000) return { error: `must be a number of minutes above 0 and at most ${mostMinutes}` };
+  return { ms };
 }
 
 function newest(lease: LeaseRow): string {
@@ -40,6 +53,19 @@ interface Known {
   answered: number;
 }
 
+/** Place is where a row comes among all others, worked out once: the page may sort thousands of them ten times a second. */
+interface Place {
+  row: LeaseRow;
+  rank: number;
+  entered: string;
+}
+
+function compare(a: Place, b: Place): number {
+  if (a.rank !== b.rank) return a.rank - b.rank;
+  const byAge = a.entered !== b.entered ? (a.entered < b.entered ? -1 : 1) : a.row.lease_id < b.row.lease_id ? -1 : 1;
+  return isOver(a.row.state) ? -byAge : byAge;
+}
+
 export class Leases {
   readonly rows = new Map<string, LeaseRow>();
   /** cut are the states of which not all leases are here, each with the turn since when. */
@@ -47,7 +73,9 @@ export class Leases {
   version = 0;
 
   #known = new Map<string, Known>();
+  #places = new Map<string, Place>();
   #over = 0;
+  #last: { version: number; state: string; agent: string; rows: LeaseRow[] } = { version: -1, state: "", agent: "", rows: [] };
   // Counts questions and events, so that it is known which was first.
   #turn = 0;
 
@@ -110,16 +138,13 @@ export class Leases {
   }
 
   /** sorted lists by state, oldest first; what is over newest first. */
-  sorted(state: string, agent: string): LeaseRow[] {
-    const rank = new Map<string, number>(states.map((s, i) => [s, i]));
-    return [...this.rows.values()]
-      .filter((l) => (state === "" || l.state === state) && (agent === "" || l.agent_id === agent))
-      .sort((a, b) => {
-        const byState = (rank.get(a.state) ?? states.length) - (rank.get(b.state) ?? states.length);
-        if (byState !== 0) return byState;
-        const byAge = compareTimes(entered(a), entered(b)) || (a.lease_id < b.lease_id ? -1 : 1);
-        return isOver(a.state) ? -byAge : byAge;
-      });
+  sorted(state: string, agent: string): readonly LeaseRow[] {
+    const { version } = this;
+    if (this.#last.version !== version || this.#last.state !== state || this.#last.agent !== agent) {
+      const places = [...this.#places.values()].filter(({ row }) => (state === "" || row.state === state) && (agent === "" || row.agent_id === agent));
+      this.#last = { version, state, agent, rows: places.sort(compare).map(({ row }) => row) };
+    }
+    return this.#last.rows;
   }
 
   /** counts counts by state. */
@@ -133,6 +158,7 @@ export class Leases {
     this.#forget(row.lease_id);
     this.rows.set(row.lease_id, row);
     this.#known.set(row.lease_id, known);
+    this.#places.set(row.lease_id, { row, rank: rank.get(row.state) ?? states.length, entered: key(entered(row)) });
     if (isOver(row.state)) this.#over++;
   }
 
@@ -141,6 +167,7 @@ export class Leases {
     if (row && isOver(row.state)) this.#over--;
     this.rows.delete(id);
     this.#known.delete(id);
+    this.#places.delete(id);
   }
 
   // The server lets what is over lapse after a while; here the oldest make room.
