@@ -14,7 +14,7 @@ type BrakeRow struct {
 	// Since is when it engaged last, Until when it released, or will at the latest.
 	Since time.Time `json:"since,omitzero"`
 	Until time.Time `json:"until,omitzero"`
-	// Reason is why it engaged (gateways, instances) or released (returned, limit).
+	// Reason is why it engaged (gateways, instances, stall) or released (returned, limit).
 	Reason string `json:"reason,omitempty"`
 	// Gateways are those that were missing when it engaged, by instance_id.
 	Gateways []string `json:"gateways,omitempty"`
@@ -32,7 +32,7 @@ const (
 // audit.presence.brake_released. While the brake is engaged, agents of the
 // gateways that are missing read as they did, and nobody knows.
 type BrakeChanged struct {
-	// Reason is gateways or instances when it engages, returned or limit when it
+	// Reason is gateways, instances or stall when it engages, returned or limit when it
 	// releases.
 	Reason string `json:"reason" schema:"text,least=1"`
 	// Gateways is how many were missing when it engaged.

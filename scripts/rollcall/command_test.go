@@ -55,6 +55,43 @@ func TestJSONLines(t *testing.T) {
 	require.Equal(t, 3, strings.Count(o.stdout, "\n"))
 }
 
+// Leases come in one order, whatever they are printed as and whatever page they are on: by state,
+// and of one state the oldest first; of what is over, the newest.
+func TestLeasesInOrder(t *testing.T) {
+	t.Parallel()
+	f := newFake(t)
+	lease := func(id string, row subjects.LeaseRow) any {
+		row.LeaseID, row.AgentID, row.RequestedAt = id, "agent-of-"+id, at(1)
+		return row
+	}
+	f.rows["leases"] = []any{
+		lease("over-old", subjects.LeaseRow{State: subjects.LeaseConsumed, EndedAt: at(5)}),
+		lease("claimed-new", subjects.LeaseRow{State: subjects.LeaseClaimed, ResolvedAt: at(2), ClaimedAt: at(9)}),
+		lease("over-new", subjects.LeaseRow{State: subjects.LeaseConsumed, EndedAt: at(6)}),
+		lease("granted", subjects.LeaseRow{State: subjects.LeaseGranted, ResolvedAt: at(2)}),
+		lease("of-tomorrow", subjects.LeaseRow{State: "PARKED"}),
+		lease("claimed-old", subjects.LeaseRow{State: subjects.LeaseClaimed, ResolvedAt: at(3), ClaimedAt: at(8)}),
+		lease("pending", subjects.LeaseRow{State: subjects.LeasePending}),
+		lease("held", subjects.LeaseRow{State: subjects.LeaseHold, ResolvedAt: at(4)}),
+	}
+	want := []string{"claimed-old", "claimed-new", "pending", "held", "granted", "over-new", "over-old", "of-tomorrow"}
+	for _, args := range [][]string{{"leases"}, {"leases", "--json"}} {
+		o := call(t, f, args...)
+		require.NoError(t, o.err)
+		var got []string
+		for line := range strings.Lines(o.stdout) {
+			var row subjects.LeaseRow
+			if json.Unmarshal([]byte(line), &row) != nil {
+				row.LeaseID = strings.Fields(line)[0]
+			}
+			if row.LeaseID != "LEASE" {
+				got = append(got, row.LeaseID)
+			}
+		}
+		require.Equal(t, want, got, args)
+	}
+}
+
 func TestQueries(t *testing.T) {
 	t.Parallel()
 	for want, args := range map[string][]string{

@@ -52,10 +52,17 @@ func TestServerThatStandsStill(t *testing.T) {
 	require.Positive(t, refusal.RetryAfter())
 	await(t, "a gateway that is not ready", func() bool { return s.status(t, s.Gateways[0], "/readyz") == http.StatusServiceUnavailable })
 	require.Equal(t, http.StatusOK, s.status(t, s.Gateways[0], "/healthz"), "it lives all the same")
+	others := append(slices.Clone(s.Presence), s.Lease...)
+	for _, p := range others {
+		await(t, "a process that is not ready", func() bool { return answers(t, p.URL+"/readyz") == http.StatusServiceUnavailable })
+	}
 	wait(t, time.Until(began.Add(8*time.Second))) // TTL, grace, and as much again
 	signal(t, s.up.pid, syscall.SIGCONT)
 
 	await(t, "gateways that are ready", func() bool { return s.status(t, s.Gateways[0], "/readyz") == http.StatusOK })
+	for _, p := range others {
+		await(t, "a process that is ready", func() bool { return answers(t, p.URL+"/readyz") == http.StatusOK })
+	}
 	late := s.agent(t, s.Gateways[1], "late", nil)
 	j.awaitStatuses("late", subjects.StatusOnline)
 	// As long as it would take to find somebody lost.
@@ -195,9 +202,15 @@ func TestRemovedAssets(t *testing.T) {
 // status is what a path of a gateway answers.
 func (s *stack) status(t *testing.T, g gateway, path string) int {
 	t.Helper()
+	return answers(t, g.URL+path)
+}
+
+// answers is the status of what is at a URL; 0 when nobody answers.
+func answers(t *testing.T, url string) int {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, g.URL+path, http.NoBody)
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
 	require.NoError(t, err)
 	answer, err := http.DefaultClient.Do(request)
 	if err != nil {

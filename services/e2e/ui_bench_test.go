@@ -40,11 +40,13 @@ const (
 // page: it writes rows and announces their changes as presence does. The gateway and
 // everything from there on is real.
 type player struct {
-	conn      *bus.Conn
-	kv        *bus.KV
-	gateway   gateway
-	rows      []subjects.AgentRow
-	revisions []uint64
+	conn    *bus.Conn
+	kv      *bus.KV
+	gateway gateway
+	// incarnation is that of the gateway which runs: connections of another are nobody's.
+	incarnation string
+	rows        []subjects.AgentRow
+	revisions   []uint64
 }
 
 func (p *player) save(ctx context.Context, n int) error {
@@ -103,7 +105,7 @@ func (p *player) fill(ctx context.Context) error {
 			p.rows[n] = subjects.AgentRow{
 				AgentID: id, Status: subjects.StatusOnline, Since: now, Reason: subjects.ReasonConnected, LastSeenAt: now,
 				Connections: []subjects.AgentConnectionEntry{{
-					ConnectionID: subjects.NewID(), InstanceID: device, GatewayID: p.gateway.InstanceID, Incarnation: subjects.NewID(), ConnectedAt: now, Leases: []string{},
+					ConnectionID: subjects.NewID(), InstanceID: device, GatewayID: p.gateway.InstanceID, Incarnation: p.incarnation, ConnectedAt: now, Leases: []string{},
 				}},
 				Evidence: &subjects.Evidence{Seq: 1, EventID: subjects.NewID(), Type: "connection.opened", At: now},
 			}
@@ -185,6 +187,10 @@ func TestScreensBench(t *testing.T) {
 	require.NoError(t, err)
 	s := newStack(t, options{abrupt: true, args: []string{"--gateways", "1", "--presence", "0", "--lease", "0"}, env: []string{"ROLLCALL_LOG_LEVEL=info"}})
 	p := &player{conn: s.conn(), kv: s.bucket(subjects.BucketPresence), gateway: s.Gateways[0]}
+	var status struct{ Incarnation string }
+	require.Equal(t, 200, s.get(t, s.Gateways[0], "/status", s.Tenants[acme].OperatorToken, &status))
+	p.incarnation = status.Incarnation
+	require.NotEmpty(t, p.incarnation)
 	require.NoError(t, p.fill(t.Context()))
 
 	page := openBrowser(t, s.Gateways[0], 1280, 800)

@@ -221,12 +221,42 @@ func (s *stack) checkLeaseActions(t *testing.T, page *screen, g gateway) {
 			page.requireAccessible(axe(t), "verdict")
 			page.shoot("verdict")
 		}
+		if verdict != "Deny" {
+			checkMinutes(t, page, verdict)
+		}
 		page.fill("dialog input[name=reason]", "seen by an operator")
 		page.press(verdict)
 		page.until(state, fmt.Sprintf("document.querySelector('tr[data-lease=%q]')?.dataset.state === %q", id, state))
 		page.until("no sheet", "!document.querySelector('dialog')")
-		require.Equal(t, "seen by an operator", s.awaitLease("asker", id, state).Verdict.Reason)
+		row := s.awaitLease("asker", id, state)
+		require.Equal(t, "seen by an operator", row.Verdict.Reason)
+		if verdict != "Deny" {
+			require.Equal(t, 90*time.Second, row.ExpiresAt.Sub(row.ResolvedAt), verdict)
+		}
+		if verdict == "Hold" {
+			require.NoError(t, conn.Request(t.Context(), "lease.retry", map[string]any{"lease_id": id}, nil))
+			page.until("a verdict wanted anew", fmt.Sprintf("document.querySelector('tr[data-lease=%q][data-state=PENDING] button')?.textContent === 'Decide'", id))
+		}
 	}
+	require.NoError(t, conn.RollbackLease(t.Context(), first, "another time"))
+	page.until("given back", fmt.Sprintf("document.querySelector('tr[data-lease=%q]')?.dataset.state === 'GRANTED'", first.LeaseID))
+	eval[bool](page, fmt.Sprintf("(document.querySelector('tr[data-lease=%q] button').click(), true)", second.LeaseID))
+	page.until("what the row holds", `(() => { const said = document.querySelector("dialog .facts")?.textContent ?? "";
+		return ["Verdictgrant by policy", "Fence1", "Claim expires"].every((s) => said.includes(s)) && !said.includes("Ended"); })()`)
+	page.press("Close")
+	page.until("no sheet", "!document.querySelector('dialog')")
+}
+
+// checkMinutes is told the rule for a time that makes no sense, and gives one that does.
+func checkMinutes(t *testing.T, page *screen, verdict string) {
+	t.Helper()
+	field := fmt.Sprintf("dialog input[name=%s]", strings.ToLower(verdict))
+	page.fill(field, "soon")
+	page.press(verdict)
+	page.until("the rule", `document.querySelector("dialog [role=alert]")?.textContent.includes("must be a number of minutes above 0 and at most 1440")`)
+	require.True(t, eval[bool](page, fmt.Sprintf("document.activeElement === document.querySelector('%s') && document.activeElement.ariaInvalid === 'true'", field)))
+	page.requireAccessible(axe(t), "bad minutes")
+	page.fill(field, "1.5")
 }
 
 // checkReaderDecidesNothing signs in with a token that only reads, looks at a lease that
@@ -374,6 +404,14 @@ func (s *stack) checkRecovery(t *testing.T, page *screen, doomed []*client.Conn,
 		document.querySelector("#count-uncertain").textContent === "%d" && document.querySelector("#count-online").textContent === "0"`, total))
 	page.until("no cell is certain", filledCells+" === 0")
 	page.shoot("not-live")
+	instances := func(state string) string {
+		return fmt.Sprintf("(document.querySelectorAll('tr[data-instance][data-state=%s]').length)", state)
+	}
+	page.visit("#/instances", "Instances")
+	page.until("no instance is certain", instances("uncertain")+" === document.querySelectorAll('tr[data-instance]').length")
+	page.visit("#/health", "Health")
+	page.until("health as it was", "document.querySelector('#doubt')?.textContent.startsWith('This is what was known')")
+	page.visit("#/fleet", "Fleet")
 	disband(doomed)
 	s.run(again, s.Gateways[0].URL)
 	page.until("live again", "document.querySelector('#freshness')?.dataset.state === 'live'")
@@ -387,6 +425,9 @@ func (s *stack) checkRecovery(t *testing.T, page *screen, doomed []*client.Conn,
 	for _, row := range list.Items {
 		page.until(row.AgentID, fmt.Sprintf("document.querySelector('tr[data-agent=%q]')?.dataset.status === %q", row.AgentID, row.Status))
 	}
+	page.visit("#/instances", "Instances")
+	page.until("both gateways", instances("alive")+" === 2")
+	page.until("instances are certain", instances("uncertain")+" === 0 && "+instances("connected")+" > 0")
 	page.forgive() // of a gateway that was away
 	page.visit("#/events", "Events")
 	page.until("tail again", "document.querySelector('#tail-state').dataset.state === 'live'")

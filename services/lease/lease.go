@@ -33,6 +33,7 @@ type Service struct {
 	recent   *recent
 	view     *view
 	metrics  *metrics
+	pulse    bus.Pulse
 
 	// fault is where crash tests stop the process between two writes; an error
 	// stops only what is under way.
@@ -188,6 +189,9 @@ func (s *Service) serve(ctx context.Context, group *errgroup.Group) error {
 		return nil
 	case <-s.synced:
 	}
+	// JetStream has just told the settings.
+	s.pulse.Felt(time.Now())
+	group.Go(func() error { return s.pulse.Feel(ctx, s.rows) })
 	group.Go(func() error { return s.report(ctx) })
 	s.health.Set("start", nil)
 	s.log.Info().Msg("ready")

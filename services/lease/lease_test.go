@@ -101,6 +101,27 @@ func TestNATSGoesAndComesBack(t *testing.T) {
 	stop()
 }
 
+// TestJetStreamGoesAndComesBack takes JetStream away and leaves the connection.
+func TestJetStreamGoesAndComesBack(t *testing.T) {
+	t.Parallel()
+	server := bustest.Start(t)
+	base, stop := start(t, server.URL())
+	eventually(t, base+"/readyz", http.StatusOK)
+
+	server.StopJetStream(t)
+	eventually(t, base+"/readyz", http.StatusServiceUnavailable)
+	_, body := get(t, base+"/readyz")
+	require.Contains(t, body, "JetStream does not answer")
+	_, metrics := get(t, base+"/metrics")
+	require.Contains(t, metrics, "rollcall_lease_nats_connected 0")
+
+	server.Restart(t)
+	eventually(t, base+"/readyz", http.StatusOK)
+	_, metrics = get(t, base+"/metrics")
+	require.Contains(t, metrics, "rollcall_lease_nats_connected 1")
+	stop()
+}
+
 func TestStopsWhileWaitingForNATS(t *testing.T) {
 	t.Parallel()
 	server := bustest.Start(t)

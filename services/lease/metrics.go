@@ -28,7 +28,7 @@ func newMetrics(reg *prometheus.Registry, view *view) *metrics {
 	}
 	m := &metrics{
 		connected: prometheus.NewGauge(prometheus.GaugeOpts{
-			Namespace: "rollcall", Subsystem: "lease", Name: "nats_connected", Help: "1 while connected to NATS.",
+			Namespace: "rollcall", Subsystem: "lease", Name: "nats_connected", Help: "1 while connected to NATS and JetStream answers.",
 		}),
 		transitions: prometheus.NewCounterVec(opts("transitions_total", "Transitions made by this process, by event type."), []string{"type"}),
 		refusals:    prometheus.NewCounterVec(opts("refusals_total", "Commands refused, by command and code."), []string{"command", "code"}),

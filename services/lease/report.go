@@ -2,15 +2,12 @@ package lease
 
 import (
 	"context"
-	"errors"
 	"time"
 )
 
 const reportTick = 250 * time.Millisecond
 
-var errDisconnected = errors.New("not connected")
-
-// report keeps readiness in line with the connection until ctx ends.
+// report keeps readiness in line with NATS and JetStream until ctx ends.
 func (s *Service) report(ctx context.Context) error {
 	tick := time.NewTicker(reportTick)
 	defer tick.Stop()
@@ -24,13 +21,13 @@ func (s *Service) report(ctx context.Context) error {
 	}
 }
 
-// observe records whether NATS is there.
+// observe records whether NATS is there and JetStream answers.
 func (s *Service) observe() {
-	if s.conn.Connected() {
-		s.metrics.connected.Set(1)
-		s.health.Set("nats", nil)
+	fault := s.pulse.Fault(s.conn, time.Now())
+	s.health.Set("nats", fault)
+	if fault != nil {
+		s.metrics.connected.Set(0)
 		return
 	}
-	s.metrics.connected.Set(0)
-	s.health.Set("nats", errDisconnected)
+	s.metrics.connected.Set(1)
 }

@@ -12,6 +12,10 @@ import (
 // that was removed, or whose end was lost with a machine. Left as they are they would
 // take every event for one that they have seen, until the sequences have caught up.
 // Gateways that find their connections gone announce them again.
+//
+// It may be done again after it failed halfway: what to remove is found anew, and a
+// removal counts only at the revision that was seen, so one that took effect unheard,
+// or was overtaken by a newer row, ends in a conflict that leaves things as they are.
 func (s *Service) dropRowsAhead(ctx context.Context) error {
 	log, err := s.conn.Extent(ctx, subjects.StreamEvents)
 	if err != nil {

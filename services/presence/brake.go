@@ -74,14 +74,14 @@ func rowOf(s machine.BrakeState) subjects.BrakeRow {
 // The row comes first and the audit events follow, under ids that derive from the
 // row's revision: whichever process sees the row and does not find them stores
 // them, so that one that dies in between leaves nothing unsaid.
-func (s *Service) holdExpiry(ctx context.Context, now time.Time, owners []machine.Owner, alive map[string]string) bool {
+func (s *Service) holdExpiry(ctx context.Context, now time.Time, owners []machine.Owner, alive map[string]string, stalled bool) bool {
 	row, revision := s.brake.get()
 	before := stateOf(row)
 	if !before.Engaged && !before.Spent && allAlive(owners, alive) {
 		s.metrics.brake.Set(0)
 		return false // what it costs to count everybody is paid when somebody is missing
 	}
-	after := machine.Brake{Limit: s.config.BrakeLimit}.Step(now, before, machine.Fleet{Owners: s.roster.instancesOf(), Alive: alive})
+	after := machine.Brake{Limit: s.config.BrakeLimit}.Step(now, before, machine.Fleet{Owners: s.roster.instancesOf(), Alive: alive, Stalled: stalled})
 	if !after.Same(before) {
 		if err := s.saveBrake(ctx, rowOf(after), revision); err != nil && ctx.Err() == nil {
 			s.log.Warn().Err(err).Msg("brake not changed; trying again")

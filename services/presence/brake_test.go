@@ -1,13 +1,17 @@
 package presence
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"testing"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/rs/zerolog"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
 
 	"rollcall/services/presence/internal/machine"
 	"rollcall/subjects"
@@ -237,6 +241,30 @@ func TestRefusalOvertakenByARow(t *testing.T) {
 	})
 }
 
+// standStill makes JetStream not answer a process until it is told to: what a server
+// that stands still looks like.
+func (s *stage) standStill(p *process) (answers func()) {
+	s.t.Helper()
+	s.eventually(func() bool { return p.pulse.Answers(time.Now()) }, "JetStream does not answer")
+	pauseFor(s.t, 5*reaperTick) // the reaper has seen that it does
+	over, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			p.pulse.Felt(time.Now().Add(-time.Minute))
+			select {
+			case <-over:
+				return
+			case <-time.After(time.Millisecond):
+			}
+		}
+	}()
+	return func() {
+		close(over)
+		<-done
+	}
+}
+
 // TestNothingIsLostWhilePresenceIsBlind lets JetStream stop answering presence, and
 // gateways lapse meanwhile.
 func TestNothingIsLostWhilePresenceIsBlind(t *testing.T) {
@@ -246,28 +274,98 @@ func TestNothingIsLostWhilePresenceIsBlind(t *testing.T) {
 	g := s.gateway("g1")
 	g.open("ada", "laptop")
 	s.requireChanges("ada", online)
-	blind := make(chan struct{})
-	stop := make(chan struct{})
-	go func() { // what a server that stands still looks like
-		defer close(blind)
-		for {
-			p.pulse.felt(time.Now().Add(-time.Minute))
-			select {
-			case <-stop:
-				return
-			case <-time.After(time.Millisecond):
-			}
-		}
-	}()
+	answers := s.standStill(p)
 	g.beat(time.Second)
 	s.eventually(func() bool { return len(p.gateways.snapshot()) == 0 }, "the row does not lapse")
 	pauseFor(t, 3*p.config.Grace)
-	close(stop)
-	<-blind
+	answers()
 	g.beat(0)
 	g.open("end", "end")
 	s.requireChanges("end", online)
 	s.requireChanges("ada", online)
+}
+
+// TestNotReadyWithoutJetStream takes JetStream away and leaves the connection.
+func TestNotReadyWithoutJetStream(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, perAgent)
+	p := s.start()
+	s.server.StopJetStream(t)
+	s.eventually(func() bool { return p.health.Ready() != nil }, "ready without JetStream")
+	require.ErrorContains(t, p.health.Ready(), "JetStream does not answer")
+	s.server.Restart(t)
+	s.eventually(func() bool { return p.health.Ready() == nil }, "not ready with JetStream")
+}
+
+// TestJetStreamGoesDuringTheStart takes JetStream away when everything is known and
+// nothing is done yet: the process waits for it, however long that takes.
+func TestJetStreamGoesDuringTheStart(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, perAgent)
+	p := New(s.config(), zerolog.New(io.Discard))
+	p.conn = s.server.Connect(t)
+	require.NoError(t, p.open(t.Context()))
+	s.server.StopJetStream(t)
+	close(p.synced)
+	ctx, cancel := context.WithCancel(t.Context())
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return p.serve(ctx, group) })
+	pauseFor(t, 6*time.Second) // longer than a question without a deadline is asked
+	require.NoError(t, ctx.Err(), "it gave up")
+	require.ErrorContains(t, p.health.Ready(), "starting")
+	s.server.Restart(t)
+	s.eventually(func() bool { return p.health.Ready() == nil }, "presence is not ready")
+	cancel()
+	require.NoError(t, group.Wait())
+}
+
+// TestWhoIsMissingAfterAStallIsHeld lets one gateway of two not come back when JetStream
+// answers again.
+func TestWhoIsMissingAfterAStallIsHeld(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, perAgent)
+	p := s.start(func(c *Config) { c.BrakeLimit = 4 * time.Second })
+	lives, dies := s.gateway("g1"), s.gateway("g2")
+	lives.open("ada", "laptop")
+	dies.open("bob", "phone")
+	s.requireChanges("ada", online)
+	s.requireChanges("bob", online)
+	answers := s.standStill(p)
+	dies.beat(time.Second)
+	s.eventually(func() bool { return len(p.gateways.snapshot()) == 1 }, "the row does not lapse")
+	answers()
+	s.eventually(func() bool { return testutil.ToFloat64(p.metrics.brake) == 1 }, "the brake does not engage")
+	s.requireChanges("bob", online, offline)
+	s.requireChanges("ada", online)
+	s.eventually(func() bool { return len(s.events("audit.presence.brake_released")) >= 1 }, "not told")
+	engaged, err := subjects.DecodePayload[subjects.BrakeChanged](s.events("audit.presence.brake_engaged")[0].event)
+	require.NoError(t, err)
+	require.Equal(t, machine.BrakeStall, engaged.Reason)
+	closed := s.events(subjects.TypeConnectionClosed)[0]
+	require.False(t, closed.event.OccurredAt.Before(engaged.Since.Add(4*time.Second)), "it held for its whole limit")
+}
+
+// TestSight tells a stall of JetStream from one of this process.
+func TestSight(t *testing.T) {
+	t.Parallel()
+	now := time.Unix(1000, 0)
+	pass := func(v *sight, d time.Duration, paused, answered bool) bool {
+		now = now.Add(d)
+		v.look(now, paused, answered)
+		return v.stalled(now)
+	}
+	v := newSight(4 * time.Second)
+	require.False(t, pass(v, 0, false, false), "it has just begun")
+	require.False(t, pass(v, time.Second, false, true))
+	require.False(t, pass(v, 3*time.Second, false, true))
+	require.False(t, pass(v, time.Minute, true, false), "it stood still itself")
+	require.False(t, pass(v, time.Second, false, true))
+	require.False(t, pass(v, 3*time.Second, false, true))
+	require.False(t, pass(v, time.Second, false, false), "JetStream stands still")
+	require.False(t, pass(v, time.Minute, false, true), "whoever lives says so first")
+	require.True(t, pass(v, 3*time.Second, false, true))
+	require.True(t, pass(v, 4*time.Second, false, true))
+	require.False(t, pass(v, time.Second, false, true), "that was long ago")
 }
 
 // pauseFor waits where nothing that could be waited for must happen.

@@ -41,7 +41,7 @@ type Service struct {
 	recent    *recent
 	gateways  *gateways
 	brake     *brake
-	pulse     pulse
+	pulse     bus.Pulse
 	lag       lag
 	settings  *tenantSettings
 	metrics   *metrics
@@ -252,11 +252,12 @@ func (s *Service) serve(ctx context.Context, group *errgroup.Group) error {
 		return nil
 	case <-s.synced:
 	}
-	if err := s.dropRowsAhead(ctx); err != nil {
+	if err := s.conn.Insist(ctx, s.dropRowsAhead); err != nil {
 		return unlessEnded(ctx, err)
 	}
+	s.pulse.Felt(time.Now()) // it has just answered
 	group.Go(func() error { return s.reap(ctx) })
-	group.Go(func() error { return s.feelPulse(ctx) })
+	group.Go(func() error { return s.pulse.Feel(ctx, s.rows) })
 	group.Go(func() error { return s.catchUp(ctx) })
 	group.Go(func() error { return s.keep(ctx) })
 	group.Go(func() error { return s.report(ctx) })

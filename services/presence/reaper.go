@@ -22,10 +22,10 @@ const (
 	// reaperRepeat is how long a lost owner's connections may take to go
 	// before they are closed again.
 	reaperRepeat = time.Minute
-	// blindAfter is for how long this process may go without an answer from
-	// JetStream, or without running, before it trusts nothing it knows of gateways.
-	// They renew their rows every two seconds, and JetStream is asked more often.
-	blindAfter = 2 * time.Second
+	// blindAfter is for how long this process may go without running, or without an
+	// answer from JetStream, before it trusts nothing it knows of gateways. They renew
+	// their rows every two seconds.
+	blindAfter = bus.SilentAfter
 	// reaperParallel bounds the closes under way.
 	reaperParallel = 32
 )
@@ -98,7 +98,8 @@ func (g *gateways) snapshot() map[string]string {
 // presence processes do it at once; the ids of the closes make them one.
 //
 // Nothing is lost while this process cannot see who is there: not connected, not
-// answered, or stopped itself. After that everybody gets a whole grace. A process that
+// answered, or stopped itself. After that everybody gets a whole grace, and who is still
+// missing at its end is held by the brake where it was JetStream that stood still. A process that
 // has just started gives a gateway that was gone before only what is left of its: the
 // server, which was there, saw its row lapse, and nobody may have watched since.
 func (s *Service) reap(ctx context.Context) error {
@@ -106,6 +107,7 @@ func (s *Service) reap(ctx context.Context) error {
 	dog, last := fresh, time.Now()
 	dog.Gone = s.gateways.missing()
 	reconnects := s.conn.NC().Stats().Reconnects
+	seeing := newSight(dog.Grace)
 	tick := time.NewTicker(reaperTick)
 	defer tick.Stop()
 	for {
@@ -117,12 +119,14 @@ func (s *Service) reap(ctx context.Context) error {
 		now := time.Now()
 		paused, again := now.Sub(last) > blindAfter, s.conn.NC().Stats().Reconnects
 		last = now // and again below: what this loop itself takes is no pause
-		if paused || again != reconnects || !s.conn.Connected() || s.pulse.age(now) > blindAfter {
+		answered := s.pulse.Answers(now)
+		seeing.look(now, paused, answered)
+		if paused || again != reconnects || !s.conn.Connected() || !answered {
 			reconnects, dog = again, fresh
 			continue
 		}
 		owners, alive := s.roster.ownersOfLinks(), s.gateways.snapshot()
-		hold := s.holdExpiry(ctx, now, owners, alive)
+		hold := s.holdExpiry(ctx, now, owners, alive, seeing.stalled(now))
 		for _, owner := range dog.Lost(now, owners, alive, hold) {
 			if err := s.closeLost(ctx, owner, &dog); err != nil && ctx.Err() == nil {
 				dog.Cleared(owner)
@@ -134,6 +138,38 @@ func (s *Service) reap(ctx context.Context) error {
 		}
 		last = time.Now()
 	}
+}
+
+// sight is what this process knows of its own blindness. It belongs to the reaper.
+type sight struct {
+	grace time.Duration
+	// asleep says that this process itself has just begun, or stood still: what it sees
+	// says nothing of JetStream until that has answered once.
+	asleep bool
+	// stood says that JetStream does not answer, and again since when it does.
+	stood bool
+	again time.Time
+}
+
+func newSight(grace time.Duration) *sight { return &sight{grace: grace, asleep: true} }
+
+// look takes what is seen at a moment: whether this process stood still until then, and
+// whether JetStream has answered of late.
+func (v *sight) look(now time.Time, paused, answered bool) {
+	v.asleep = paused || v.asleep && !answered
+	switch {
+	case !answered && !v.asleep:
+		v.stood = true
+	case answered && v.stood:
+		v.stood, v.again = false, now
+	}
+}
+
+// stalled reports whether JetStream stood still until a moment ago, and whoever lives
+// has had most of a grace since to renew its row: gateways do so every two seconds.
+func (v *sight) stalled(now time.Time) bool {
+	since := now.Sub(v.again)
+	return since >= v.grace*3/4 && since < 2*v.grace
 }
 
 // closeLost closes every connection of one owner, unless a fresh look at its

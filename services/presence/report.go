@@ -2,24 +2,17 @@ package presence
 
 import (
 	"context"
-	"errors"
 	"time"
 )
 
 const reportTick = 500 * time.Millisecond
 
-var errDisconnected = errors.New("not connected")
-
-// report keeps readiness in line with the connection until ctx ends.
+// report keeps readiness in line with NATS and JetStream until ctx ends.
 func (s *Service) report(ctx context.Context) error {
 	tick := time.NewTicker(reportTick)
 	defer tick.Stop()
 	for {
-		var err error
-		if !s.conn.Connected() {
-			err = errDisconnected
-		}
-		s.health.Set("nats", err)
+		s.health.Set("nats", s.pulse.Fault(s.conn, time.Now()))
 		select {
 		case <-ctx.Done():
 			return nil

@@ -151,14 +151,20 @@ type process struct {
 	abandon func()
 }
 
-// start runs a presence process until it is stopped or the test ends.
-func (s *stage) start(adjust ...func(*Config)) *process {
-	s.t.Helper()
+// config is that of the stage's processes.
+func (s *stage) config() Config {
 	config := Config{
 		Consumers: s.mode, Grace: 500 * time.Millisecond, Retention: time.Minute, MaxInstances: 1000,
 		AckWait: 2 * time.Second, Sweep: time.Second, Lanes: 8,
 	}
 	config.NATSURL, config.Replicas, config.EventsMaxAge, config.ShutdownTimeout = s.server.URL(), 1, time.Hour, 5*time.Second
+	return config
+}
+
+// start runs a presence process until it is stopped or the test ends.
+func (s *stage) start(adjust ...func(*Config)) *process {
+	s.t.Helper()
+	config := s.config()
 	for _, a := range adjust {
 		a(&config)
 	}

@@ -21,6 +21,12 @@ const (
 	defaultTimeout  = 5 * time.Second // a call whose context has no deadline
 	backoffFirst    = 25 * time.Millisecond
 	backoffMost     = time.Second
+	// A server that says nothing and closes nothing, because its machine lost power,
+	// stands still or is cut off, is left after pingEvery * (pingsMissed + 1), and then
+	// another one is tried. Both together have to fit well into the time after which a
+	// gateway that cannot renew its row is taken to be lost: its TTL of 6 s, and grace.
+	pingEvery   = time.Second
+	pingsMissed = 3
 )
 
 // Options say where NATS is and who connects.
@@ -116,6 +122,8 @@ func (c *Conn) options(o Options) ([]nats.Option, error) {
 		nats.ReconnectWait(reconnectWait),
 		nats.ReconnectJitter(reconnectJitter, reconnectJitter),
 		nats.ReconnectBufSize(-1),
+		nats.PingInterval(pingEvery),
+		nats.MaxPingsOutstanding(pingsMissed),
 		nats.IgnoreAuthErrorAbort(),
 		nats.ConnectHandler(func(*nats.Conn) { c.connected() }),
 		nats.ReconnectHandler(func(nc *nats.Conn) {

@@ -166,3 +166,32 @@ func TestPublishSurvivesALostAck(t *testing.T) {
 	require.Equal(t, bus.Ack{Seq: 1, Duplicate: true}, <-published)
 	require.ErrorIs(t, <-saved, bus.ErrUnavailable) // it was stored; only reading tells
 }
+
+// A server that says nothing any more and closes nothing is left for another one, long
+// before a gateway that cannot renew its row is taken to be lost.
+func TestSilentServerIsLeft(t *testing.T) {
+	t.Parallel()
+	srv := bustest.Start(t)
+	events(t, srv.Connect(t))
+	proxies := map[string]*proxy{}
+	var urls []string
+	for range 2 {
+		p := newProxy(t, srv.URL())
+		proxies[p.ln.Addr().String()] = p
+		urls = append(urls, "nats://"+p.ln.Addr().String())
+	}
+	conn, err := bus.Connect(t.Context(), bus.Options{URL: strings.Join(urls, ","), Log: zerolog.Nop()})
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = conn.Close(context.WithoutCancel(t.Context())) })
+	silent := conn.NC().ConnectedAddr()
+	require.Contains(t, proxies, silent)
+
+	began := time.Now()
+	proxies[silent].deaf.Store(true)
+	ctx, cancel := context.WithTimeout(t.Context(), soon)
+	defer cancel()
+	_, err = conn.Publish(ctx, bus.Message{Subject: "ev.a", ID: "x"})
+	require.NoError(t, err)
+	require.NotEqual(t, silent, conn.NC().ConnectedAddr())
+	t.Logf("stored through the other one after %s", time.Since(began).Round(time.Millisecond))
+}

@@ -103,6 +103,13 @@ func (s *Server) Stop(tb testing.TB) {
 	s.srv = nil
 }
 
+// StopJetStream leaves the server and its connections and takes JetStream away: nobody
+// answers for it until Restart.
+func (s *Server) StopJetStream(tb testing.TB) {
+	tb.Helper()
+	require.NoError(tb, s.srv.DisableJetStream())
+}
+
 // run starts a server and, the first time, learns its port.
 func (s *Server) run(tb testing.TB) {
 	tb.Helper()

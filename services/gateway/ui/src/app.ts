@@ -1,11 +1,13 @@
 // What the screens share: the socket, what it brought, and how far it may be believed.
 
+import { judge } from "./model/doubt.ts";
 import { Fleet } from "./model/fleet.ts";
 import { Leases } from "./model/leases.ts";
+import { LeaseListing } from "./model/listing.ts";
 import { addSample, merge, readSamples, sampleEvery, type Counted, type Sample } from "./model/strip.ts";
 import { Tail } from "./model/tail.ts";
-import { span } from "./model/time.ts";
-import type { AgentRow, Event, InstanceRow, LeaseRow, Page, Welcome } from "./model/types.ts";
+import { Timeline, type Past } from "./model/timeline.ts";
+import type { AgentRow, Event, GatewayAlive, InstanceRow, LeaseRow, Page, Welcome } from "./model/types.ts";
 import { ask, probe, Refused, signIn, signOut } from "./wire/http.ts";
 import { Link, Problem } from "./wire/link.ts";
 
@@ -15,12 +17,13 @@ const follows = ["presence.upserted", "presence.pruned", "connection.opened", "c
 /** paint is the least time between two updates of the page. */
 const paint = 100;
 const pageSize = 1000;
-const maxLeasePages = 20;
-/** tooLate is how far presence may be behind before statuses are no longer certain. */
-const tooLate = 10_000;
+/** pastSize is how much of an agent's past is read at once. */
+const pastSize = 200;
+/** healthWait is how long the gateway has to say how it is. */
+const healthWait = 5_000;
 
 export interface Health {
-  /** status is the answer of /status; null where the gateway has none. */
+  /** status is the answer of /status; null while there is none. */
   status: any;
   statusError: string;
   ready: { status: number; text: string } | null;
@@ -35,16 +38,16 @@ export class App {
   samples: Sample[] = [];
   welcome: Welcome | null = null;
   health: Health = { status: null, statusError: "", ready: null };
-  /** seenAt is when this page was last certain. */
+  /** healthAt is when health was asked for. */
+  healthAt = 0;
+  /** seenAt is when the gateway last said anything while this page was certain. */
   seenAt = 0;
   everLive = false;
   /** noEvents says why openings, closings and leases do not come in; empty when they do. */
   noEvents = "";
-  leasesError = "";
-  leasesLoaded = false;
   /** watched is the agent whose page is open, with what happened to it meanwhile. */
   watched = "";
-  watchedEvents: Event[] = [];
+  timeline = new Timeline();
 
   tailPaused = false;
   tailTypes: string[] = ["*"];
@@ -57,23 +60,38 @@ export class App {
   });
   /** tailLink has a socket of its own: a tail that cannot keep up is closed, and the fleet must not be closed with it. */
   readonly tailLink = new Link({
-    onOpen: () => this.#subscribeTail(),
+    onOpen: (welcome) => {
+      if (!this.#isOurs(welcome.tenant_id)) throw new Error("the page is another tenant's");
+      return this.#subscribeTail();
+    },
     onEvent: (event) => this.#tailEvent(event),
     onChange: () => this.changed(),
   });
+
+  readonly leaseListing = new LeaseListing(
+    this.leases,
+    (query) => this.link.request<Page<LeaseRow>>("lease.list", query),
+    () => this.changed(),
+  );
 
   #listeners = new Set<() => void>();
   #painted = 0;
   #scheduled = false;
   #polling = false;
   #polls = 0;
+  #nudged = false;
+  /** #asked counts the questions of how the gateway is: only the answer to the last one counts. */
+  #asked = 0;
+  #listing = false;
+  /** #relist says that the inventory has to be listed again. */
+  #relist = false;
   #refetch = 0;
   #subscription = "";
-  #wantLeases = false;
 
   constructor() {
     setInterval(() => void this.#poll(), 2000);
     setInterval(() => this.#sample(), sampleEvery / 2);
+    document.addEventListener("visibilitychange", () => document.visibilityState === "visible" && void this.#seen());
     this.link.start();
   }
 
@@ -115,10 +133,11 @@ export class App {
 
   async #opened(welcome: Welcome): Promise<void> {
     const { link, fleet } = this;
+    if (!this.#isOurs(welcome.tenant_id)) throw new Error("the page is another tenant's");
     this.welcome = welcome;
+    fleet.begin();
+    const health = this.#askHealth();
     const snapshot = await link.request<{ statuses: AgentRow[]; cursor: string }>("presence.subscribe", { all: true }, 60_000);
-    fleet.followsConnections = false;
-    fleet.gateways = null;
     fleet.snapshot(snapshot.statuses);
     if (this.samples.length === 0) this.samples = readSamples(localStorage.getItem(this.#place()), Date.now());
     try {
@@ -129,12 +148,26 @@ export class App {
       if (!(error instanceof Problem) || error.code !== "forbidden") throw error;
       this.noEvents = error.message;
     }
+    await health; // nothing is certain before
     // The statuses are to be seen first: a large inventory keeps the page busy for a moment.
     setTimeout(() => void this.#inventory(), 250);
     setTimeout(() => void this.#lastHour(), 50);
-    if (this.#wantLeases) void this.loadLeases();
-    if (this.watched !== "") void this.fetchAgent(this.watched);
+    void this.leaseListing.connected();
+    if (this.watched !== "") {
+      this.timeline.resume();
+      void this.readPast();
+      void this.fetchAgent(this.watched);
+    }
     this.everLive = true;
+  }
+
+  // A cookie may have become another tenant's, in this tab or the next. Nothing of the last one may stay on the page.
+  #isOurs(tenant: string): boolean {
+    if (this.welcome === null || this.welcome.tenant_id === tenant) return true;
+    this.link.stop();
+    this.tailLink.stop();
+    location.reload();
+    return false;
   }
 
   #event(event: Event): void {
@@ -145,25 +178,53 @@ export class App {
     const relevant = this.fleet.apply(event);
     const lease = this.leases.apply(event);
     if (event.scope.kind === "agent" && event.scope.id === this.watched && this.watched !== "") {
-      this.watchedEvents = [event, ...this.watchedEvents].slice(0, 200);
+      if (this.timeline.add(event)) void this.readPast();
       clearTimeout(this.#refetch);
       const agent = this.watched;
       this.#refetch = window.setTimeout(() => void this.fetchAgent(agent), 250);
       this.changed();
     }
+    // A gateway that is new is certain once it has been asked for.
+    if (event.type === "connection.opened" && !this.fleet.answers(event.payload)) this.#nudge();
     if (relevant || lease) this.changed();
+  }
+
+  #nudge(): void {
+    if (this.#nudged) return;
+    this.#nudged = true;
+    setTimeout(() => {
+      this.#nudged = false;
+      void this.#poll();
+    }, 300);
   }
 
   /** watch keeps what happens to one agent while its page is open. */
   watch(agent: string): void {
     this.watched = agent;
-    this.watchedEvents = [];
+    this.timeline = new Timeline();
+    void this.readPast();
     void this.fetchAgent(agent);
   }
 
   /** unwatch ends that. The next agent's page may have begun before the last one's has ended. */
   unwatch(agent: string): void {
     if (this.watched === agent) this.watched = "";
+  }
+
+  /** readPast asks for what is stored of the watched agent: the newest, or what is older than that which is shown. */
+  async readPast(older = false): Promise<void> {
+    const { timeline, watched } = this;
+    const { next } = timeline;
+    const read = older ? 0 : timeline.read();
+    try {
+      const page = await ask<Past>(`/agents/${encodeURIComponent(watched)}/history?include=all&limit=${pastSize}${older ? "&before=" + encodeURIComponent(next) : ""}`);
+      if (older) timeline.older(page, next);
+      else timeline.newest(page, read);
+      timeline.error = "";
+    } catch (error) {
+      timeline.error = missing(error);
+    }
+    this.changed();
   }
 
   /** fetchAgent asks for an agent's row, which names the evidence. */
@@ -179,19 +240,27 @@ export class App {
   }
 
   async #inventory(): Promise<void> {
+    if (this.#listing) return;
+    this.#listing = true;
+    this.#relist = false;
+    const { fleet } = this;
     try {
-      this.fleet.awaitInstances();
-      this.fleet.replaceInstances(await this.#pages<InstanceRow>("presence.list", { kind: "instances" }, 200));
+      fleet.awaitInstances();
+      fleet.replaceInstances(await this.#pages<InstanceRow>("presence.list", { kind: "instances" }, 200));
       await this.#gateways();
+      // Who follows no connections has nothing else to tell by whose gateway is gone.
+      if (!fleet.followsConnections) for (const row of await this.#pages<AgentRow>("presence.list", {}, 200)) fleet.replaceAgent(row);
     } catch {
-      // The poll asks for gateways again, and a new connection for everything.
+      this.#relist = true; // by the next poll, or the next connection
+    } finally {
+      this.#listing = false;
     }
     this.changed();
   }
 
   async #gateways(): Promise<void> {
     const page = await this.link.request<Page<InstanceRow>>("presence.list", { kind: "instances", role: "gateway", limit: pageSize });
-    this.fleet.setGateways(page.items);
+    this.fleet.listGateways(page.items);
   }
 
   async #pages<T>(type: string, query: Record<string, unknown>, most: number): Promise<T[]> {
@@ -206,25 +275,6 @@ export class App {
     return all;
   }
 
-  /** loadLeases lists the tenant's leases; events keep them current from then on. */
-  async loadLeases(): Promise<void> {
-    this.#wantLeases = true;
-    try {
-      this.leases.ask();
-      this.leases.list(await this.#pages<LeaseRow>("lease.list", {}, maxLeasePages));
-      this.leasesLoaded = true;
-      this.leasesError = "";
-    } catch (error) {
-      this.leasesError = (error as Error).message;
-    }
-    this.changed();
-  }
-
-  /** leaveLeases stops asking for them on the next connection. */
-  leaveLeases(): void {
-    this.#wantLeases = false;
-  }
-
   /** cannotDecide is why no verdict can be given here; empty when one can. The gateway decides in any case. */
   cannotDecide(): string {
     const scopes = this.welcome?.scopes;
@@ -233,67 +283,71 @@ export class App {
     return "";
   }
 
-  /** resolve gives a verdict on a lease. */
-  async resolve(lease: LeaseRow, verdict: string, reason: string): Promise<void> {
+  /** resolve gives a verdict on a lease, with what of lease.resolve is left to choose. */
+  async resolve(lease: LeaseRow, verdict: string, chosen: { reason?: string; timeout_ms?: number; hold_ms?: number }): Promise<void> {
+    const asked = this.leases.ask();
     const answer = await this.link.request<{ lease: LeaseRow }>("lease.resolve", {
       lease_id: lease.lease_id,
       agent_id: lease.agent_id,
       verdict,
-      ...(reason === "" ? {} : { reason }),
+      ...chosen,
     });
-    this.leases.take(answer.lease);
+    this.leases.answer([answer.lease], asked);
     this.changed();
   }
 
   // #judge works out how far what is shown may be believed.
   #judge(): void {
     const { link, fleet, health } = this;
-    if (link.phase === "open" && !link.hushed) {
-      const presence = health.status?.presence;
-      const unready = health.ready?.status === 503 && /nats|view|row/.test(health.ready.text);
-      if (health.status?.nats?.connected === false || (health.status === null && unready)) fleet.setDoubt("the gateway has lost NATS");
-      else if (presence?.mode === "absent") fleet.setDoubt("no presence process is running");
-      else if (typeof presence?.lag_ms === "number" && presence.lag_ms > tooLate) fleet.setDoubt(`presence is ${span(presence.lag_ms)} behind`);
-      else fleet.setDoubt(null);
-    } else {
-      fleet.setDoubt(link.hushed ? "the gateway has not answered for a while" : link.why || "not connected yet");
-    }
+    fleet.setDoubt(judge({ link, ...health, age: Date.now() - this.healthAt }));
     if (fleet.doubt === null) {
       const first = this.seenAt === 0;
-      this.seenAt = Date.now();
+      this.seenAt = this.link.heard;
       if (first) this.#sample();
     }
     this.changed();
   }
 
+  // The socket and HTTP are asked side by side: whether the gateway answers on its socket is the link's to find out, and
+  // it does by questions that are open.
   async #poll(): Promise<void> {
-    if (this.#polling || this.link.phase !== "open") {
+    if (this.link.phase !== "open") {
       this.changed(); // countdowns go on
       return;
     }
-    this.#polling = true;
-    try {
-      await this.#gateways();
-      if (this.#polls % 2 === 0) await this.#askHealth();
-      if (this.#polls % 30 === 29) await this.#dropLapsed();
-      this.#polls++;
-      this.#judge();
-    } catch {
-      // Whether the gateway answers is the link's to find out.
-    } finally {
-      this.#polling = false;
+    void this.leaseListing.again();
+    if (!this.#polling) {
+      this.#polling = true;
+      try {
+        await Promise.all([this.#gateways(), this.#askHealth()]);
+        if (this.#polls++ % 30 === 29) await this.#dropLapsed();
+      } catch {
+        // The link says so, or the next poll asks again.
+      } finally {
+        this.#polling = false;
+      }
+      if (this.#relist) void this.#inventory();
     }
+    this.#judge();
   }
 
   async #askHealth(): Promise<void> {
+    const asked = ++this.#asked;
+    const at = Date.now();
     const health: Health = { status: null, statusError: "", ready: null };
-    health.ready = await probe("/readyz").catch(() => null);
+    const ready = probe("/readyz", healthWait).catch(() => null);
     try {
-      health.status = await ask<any>("/status");
+      health.status = await ask<any>("/status", healthWait);
     } catch (error) {
       health.statusError = missing(error);
     }
+    health.ready = await ready;
+    if (asked !== this.#asked) return;
+    const tenant = health.status?.tenant?.tenant_id;
+    if (tenant !== undefined && !this.#isOurs(tenant)) return;
     this.health = health;
+    this.healthAt = at;
+    if (Array.isArray(health.status?.gateways) && this.fleet.setGateways(health.status.gateways as GatewayAlive[])) this.#relist = true;
   }
 
   // What the gateway counted while this page was not there, or was cut off.
@@ -308,9 +362,16 @@ export class App {
     }
   }
 
+  // A page that was hidden had its timers held back: it asked for little, and took few samples.
+  async #seen(): Promise<void> {
+    this.#judge();
+    await this.#poll();
+    if (this.link.phase === "open") await this.#lastHour();
+  }
+
   // Rows of agents that are gone lapse on the server, and no event says so.
   async #dropLapsed(): Promise<void> {
-    const asked = new Date().toISOString();
+    const asked = this.fleet.offline();
     const rows = await this.#pages<AgentRow>("presence.list", { status: "offline" }, 200);
     this.fleet.keepOffline(new Set(rows.map((row) => row.agent_id)), asked);
   }

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import test from "node:test";
 import { everything, matches, readFilter, select, writeFilter } from "../src/model/filter.ts";
 import { Fleet } from "../src/model/fleet.ts";
-import type { AgentRow, Event, InstanceRow } from "../src/model/types.ts";
+import type { AgentRow, Event, GatewayAlive } from "../src/model/types.ts";
 
 const at = (s: number, fraction = "") => `2026-01-01T00:00:${String(s).padStart(2, "0")}${fraction}Z`;
 
@@ -20,8 +20,20 @@ function changed(agent: string, status: string, since: string): Event {
   return event("presence.changed", { agent_id: agent, status, previous: "?", reason: "r", connections: 0, leases: 0, since }, agent);
 }
 
-function gateway(id: string): InstanceRow {
-  return { instance_id: id, role: "gateway" };
+function gateway(id: string, incarnation = "i"): GatewayAlive {
+  return { instance_id: id, incarnation };
+}
+
+function opened(agent: string, connection: string, gateway = "dev_g2", incarnation = "i"): Event {
+  return event("connection.opened", { connection_id: connection, instance_id: "dev_x", gateway_id: gateway, incarnation }, agent);
+}
+
+function closed(agent: string, connection: string): Event {
+  return event("connection.closed", { connection_id: connection }, agent);
+}
+
+function connections(fleet: Fleet, agent: string): string[] {
+  return fleet.agents.get(agent)?.connections.map((c) => c.connection_id) ?? [];
 }
 
 function live(...rows: AgentRow[]): Fleet {
@@ -29,6 +41,7 @@ function live(...rows: AgentRow[]): Fleet {
   fleet.snapshot(rows);
   fleet.followsConnections = true;
   fleet.setGateways([gateway("dev_g1"), gateway("dev_g2")]);
+  fleet.listGateways([{ instance_id: "dev_g1", role: "gateway" }, { instance_id: "dev_g2", role: "gateway" }]);
   fleet.setDoubt(null);
   return fleet;
 }
@@ -59,23 +72,50 @@ test("a change is applied, and one older than the row is not", () => {
   assert.deepEqual(fleet.ids(), ["a", "new"]);
 });
 
-test("a change takes the old evidence away, and an end the connections", () => {
+test("a change takes the old evidence away", () => {
   const fleet = live({ ...row("a", "online", at(1)), evidence: { seq: 1, event_id: "e", type: "connection.opened", at: at(1) } });
   fleet.apply(changed("a", "offline", at(2)));
   assert.equal(fleet.agents.get("a")?.evidence, undefined);
-  assert.deepEqual(fleet.agents.get("a")?.connections, []);
+});
+
+test("who comes back at once keeps the new connection, though the end of the old one is told after it", () => {
+  const fleet = live(row("a", "online", at(1)));
+  fleet.apply(closed("a", "c-a"));
+  assert.match(String(fleet.doubtOf(fleet.agents.get("a") as AgentRow)), /no connection/, "until presence has decided");
+  fleet.apply(opened("a", "c2"));
+  fleet.apply(changed("a", "offline", at(2)));
+  fleet.apply(changed("a", "online", at(3)));
+  assert.deepEqual(connections(fleet, "a"), ["c2"]);
+  assert.deepEqual(select(fleet, { ...everything, gateway: "dev_g2" }), ["a"]);
+  assert.deepEqual(fleet.counts(), { working: 0, online: 1, offline: 0, uncertain: 0 });
+  fleet.setGateways([gateway("dev_g1")]);
+  assert.deepEqual(fleet.counts(), { working: 0, online: 0, offline: 0, uncertain: 1 });
+});
+
+test("who does not follow closings takes them from an end, and nothing that is younger", () => {
+  const fleet = live(row("a", "online", at(1)), row("b", "online", at(9)));
+  fleet.followsConnections = false;
+  fleet.apply(changed("a", "offline", at(2)));
+  assert.deepEqual(connections(fleet, "a"), []);
+  fleet.apply(changed("b", "offline", at(9)));
+  assert.deepEqual(connections(fleet, "b"), [], "of the same moment");
+  fleet.followsConnections = true;
+  fleet.apply(opened("a", "c2")); // at 30
+  fleet.followsConnections = false;
+  fleet.apply(changed("a", "offline", at(29)));
+  assert.deepEqual(connections(fleet, "a"), ["c2"]);
 });
 
 test("openings and closings keep the connections, and do not touch the status", () => {
   const fleet = live(row("a", "online", at(1)));
-  const opened = event("connection.opened", { connection_id: "c2", instance_id: "dev_x", gateway_id: "dev_g2", incarnation: "i" }, "a");
-  assert.equal(fleet.apply(opened), true);
-  assert.equal(fleet.apply(opened), false, "told twice");
+  const second = opened("a", "c2");
+  assert.equal(fleet.apply(second), true);
+  assert.equal(fleet.apply(second), false, "told twice");
   assert.equal(fleet.agents.get("a")?.connections.length, 2);
-  fleet.apply(event("connection.closed", { connection_id: "c-a" }, "a"));
+  fleet.apply(closed("a", "c-a"));
   assert.deepEqual(fleet.agents.get("a")?.connections.map((c) => c.connection_id), ["c2"]);
   assert.equal(fleet.agents.get("a")?.status, "online");
-  fleet.apply(event("connection.opened", { connection_id: "c9", instance_id: "dev_x", gateway_id: "dev_g2", incarnation: "i" }, "fresh"));
+  fleet.apply(opened("fresh", "c9"));
   assert.equal(fleet.agents.get("fresh")?.status, "offline", "until presence says otherwise");
 });
 
@@ -100,17 +140,71 @@ test("agents of a gateway that does not answer are uncertain until it does or pr
   assert.deepEqual(fleet.counts(), { working: 0, online: 1, offline: 1, uncertain: 0 });
 });
 
-test("who follows no connections cannot tell by them", () => {
+test("a gateway that runs as another incarnation does not answer for the connections of the last one", () => {
+  const fleet = live(row("a", "working", at(1), "dev_g1"), row("b", "online", at(1), "dev_g2"));
+  assert.equal(fleet.setGateways([gateway("dev_g1"), gateway("dev_g2")]), false, "as before");
+  assert.equal(fleet.setGateways([gateway("dev_g1", "next"), gateway("dev_g2")]), true);
+  assert.deepEqual(fleet.counts(), { working: 0, online: 1, offline: 0, uncertain: 1 });
+  fleet.apply(opened("a", "c2", "dev_g1", "next"));
+  assert.equal(fleet.counts().uncertain, 1, "as the gateway does: one connection is enough to doubt the status");
+  fleet.apply(closed("a", "c-a"));
+  assert.deepEqual(fleet.counts(), { working: 1, online: 1, offline: 0, uncertain: 0 });
+});
+
+test("who follows no connections cannot tell by them, and believes the gateway's doubt", () => {
   const fleet = live(row("a", "online", at(1), "dev_gone"));
   assert.equal(fleet.counts().uncertain, 1);
   fleet.followsConnections = false;
   assert.equal(fleet.counts().uncertain, 0);
+  fleet.snapshot([{ ...row("a", "online", at(1), "dev_gone"), uncertain: true }, row("b", "online", at(1))]);
+  assert.deepEqual(fleet.counts(), { working: 0, online: 1, offline: 0, uncertain: 1 });
+  fleet.apply(changed("a", "working", at(2)));
+  assert.equal(fleet.counts().uncertain, 0, "the doubt was of the row before");
 });
 
-test("rows that lapsed go, but not those that are younger than the question", () => {
-  const fleet = live(row("old", "offline", at(1)), row("kept", "offline", at(1)), row("young", "offline", at(20)), row("on", "online", at(1)));
-  fleet.keepOffline(new Set(["kept"]), at(10));
-  assert.deepEqual(fleet.ids(), ["kept", "on", "young"]);
+test("an instance is uncertain when the gateway says so, or its connection's gateway does not answer", () => {
+  const fleet = live(row("a", "online", at(1)), row("b", "online", at(1), "dev_g2"));
+  const shown = (id: string) => fleet.shownInstance(fleet.instances.get(id) ?? assert.fail(id));
+  const device = (id: string, more = {}) => ({ instance_id: "dev_" + id, role: "client", agent_id: id, connection_id: "c-" + id, ...more });
+  fleet.awaitInstances();
+  fleet.replaceInstances([{ instance_id: "dev_g1", role: "gateway" }, device("a"), device("b"), device("c", { uncertain: true }), device("d", { connection_id: "" })]);
+  assert.deepEqual(["dev_g1", "dev_a", "dev_b", "dev_c", "dev_d"].map(shown), ["alive", "connected", "connected", "uncertain", "gone"]);
+  fleet.setGateways([gateway("dev_g1"), gateway("dev_g2", "next")]);
+  assert.equal(shown("dev_b"), "uncertain");
+  fleet.apply(event("presence.upserted", { entry: device("b") }));
+  assert.equal(shown("dev_b"), "uncertain", "an entry from before says nothing of its gateway");
+  assert.equal(shown("dev_a"), "connected");
+  fleet.awaitInstances();
+  assert.equal(shown("dev_a"), "uncertain", "until it is listed");
+  fleet.replaceInstances([device("a")]);
+  assert.equal(shown("dev_a"), "connected");
+  fleet.setDoubt("gone");
+  assert.equal(shown("dev_a"), "uncertain");
+});
+
+test("another connection begins with nothing that the last one followed", () => {
+  const fleet = live(row("a", "online", at(1)));
+  fleet.replaceInstances([{ instance_id: "dev_a", role: "client", connection_id: "c-a", agent_id: "a" }]);
+  fleet.begin();
+  assert.equal(fleet.gateways, null);
+  assert.equal(fleet.followsConnections, false);
+  assert.equal(fleet.shownInstance({ instance_id: "dev_a", role: "client", connection_id: "c-a" }), "uncertain");
+});
+
+test("rows that lapsed go, but not those that changed since the question", () => {
+  const fleet = live(row("old", "offline", at(1)), row("kept", "offline", at(1)), row("back", "offline", at(1)), row("on", "online", at(1)));
+  fleet.apply(opened("comes", "c1"));
+  const asked = fleet.offline();
+  assert.deepEqual([...asked.keys()], ["old", "kept", "back"]);
+  fleet.apply(opened("old", "c2"));
+  fleet.apply(changed("young", "offline", at(0))); // whatever the clocks say
+  fleet.apply(changed("back", "online", at(2)));
+  fleet.apply(changed("back", "offline", at(3)));
+  fleet.keepOffline(new Set(["kept"]), asked);
+  assert.deepEqual(fleet.ids(), ["back", "comes", "kept", "old", "on", "young"]);
+  fleet.apply(closed("old", "c2"));
+  fleet.keepOffline(new Set(["kept"]), asked);
+  assert.deepEqual(fleet.ids(), ["back", "comes", "kept", "on", "young"]);
 });
 
 test("a row that was asked for is not taken when it is older than what is known", () => {
@@ -119,6 +213,16 @@ test("a row that was asked for is not taken when it is older than what is known"
   assert.equal(fleet.agents.get("a")?.status, "online");
   fleet.replaceAgent({ ...row("a", "online", at(5)), evidence: { seq: 7, event_id: "e", type: "connection.opened", at: at(5) } });
   assert.equal(fleet.agents.get("a")?.evidence?.seq, 7);
+});
+
+test("a row that was asked for does not take back connections that were learnt meanwhile", () => {
+  const fleet = live(row("a", "online", at(5)));
+  fleet.apply(opened("a", "c2"));
+  fleet.replaceAgent({ ...row("a", "online", at(5)), evidence: { seq: 7, event_id: "e", type: "connection.opened", at: at(5) } });
+  assert.deepEqual(connections(fleet, "a"), ["c-a", "c2"]);
+  assert.equal(fleet.agents.get("a")?.evidence?.seq, 7);
+  fleet.replaceAgent(row("fresh", "online", at(5)));
+  assert.deepEqual(connections(fleet, "fresh"), ["c-fresh"]);
 });
 
 test("the inventory follows entries and prunings", () => {

@@ -3,7 +3,7 @@ import test from "node:test";
 import { describe } from "../src/model/describe.ts";
 import { delay } from "../src/model/backoff.ts";
 import { arrange, hit, move, place } from "../src/model/layout.ts";
-import { entered, Leases, maxOver } from "../src/model/leases.ts";
+import { entered, Leases, maxOver, readMinutes } from "../src/model/leases.ts";
 import { addSample, hour, merge, readSamples, runs, sampleEvery, words, type Counted, type Sample } from "../src/model/strip.ts";
 import { keep, readTypes, Tail } from "../src/model/tail.ts";
 import { age, compareTimes, moment } from "../src/model/time.ts";
@@ -97,18 +97,31 @@ function lease(id: string, state: string, more: Partial<LeaseRow> = {}): LeaseRo
   return { lease_id: id, agent_id: "a", connection_id: "c", resource: "r/" + id, state, requested_at: "2026-01-01T00:00:00Z", ...more };
 }
 
+/** told is a lease's event, as the socket brings it. */
+function told(row: LeaseRow, at = ""): Event {
+  return { event_id: "e", type: "lease.x", occurred_at: at, scope: { kind: "agent" }, payload: { lease: row }, cursor: "" };
+}
+
+const second = (n: number) => `2026-01-01T00:00:0${n}Z`;
+
+/** list takes a listing that was asked for then; now where nothing is said. */
+function list(leases: Leases, rows: LeaseRow[], asked = leases.ask()): void {
+  leases.answer(rows, asked);
+  leases.listed(asked, new Set());
+}
+
 test("what happens while leases are listed is kept, though the listing is older", () => {
   const leases = new Leases();
-  leases.take(lease("lapsed", "CONSUMED", { ended_at: "2026-01-01T00:00:01Z" }));
-  leases.ask();
-  leases.take(lease("new", "PENDING"));
-  leases.list([lease("old", "CLAIMED")]);
+  leases.apply(told(lease("lapsed", "CONSUMED", { ended_at: "2026-01-01T00:00:01Z" })));
+  const asked = leases.ask();
+  leases.apply(told(lease("new", "PENDING")));
+  list(leases, [lease("old", "CLAIMED")], asked);
   assert.deepEqual([...leases.rows.keys()].sort(), ["new", "old"], "what came before it was asked for is as the listing says");
 });
 
 test("claimed leases come first and the oldest of them first; ended ones come last, newest first", () => {
   const leases = new Leases();
-  leases.list([
+  list(leases, [
     lease("g", "GRANTED"),
     lease("c2", "CLAIMED", { claimed_at: "2026-01-01T00:00:09Z" }),
     lease("e1", "CONSUMED", { ended_at: "2026-01-01T00:00:01Z" }),
@@ -122,19 +135,67 @@ test("claimed leases come first and the oldest of them first; ended ones come la
   assert.equal(entered(lease("x", "HOLD", { resolved_at: "2026-01-01T00:00:05Z" })), "2026-01-01T00:00:05Z");
 });
 
+test("a lease that is given back is granted again, though its row forgets when it was claimed", () => {
+  const granted = lease("a", "GRANTED", { resolved_at: second(1) });
+  const claimed = lease("a", "CLAIMED", { resolved_at: second(1), claimed_at: second(2), fence: 1 });
+  const back = lease("a", "GRANTED", { resolved_at: second(1), fence: 1, reason: "not now" });
+  for (const known of ["by an event", "by a listing"]) {
+    const leases = new Leases();
+    if (known === "by an event") {
+      leases.apply(told(granted, second(1)));
+      leases.apply(told(claimed, second(2)));
+    } else list(leases, [claimed]);
+    assert.equal(leases.apply(told(back, second(3))), true, known);
+    assert.equal(leases.rows.get("a")?.state, "GRANTED", known);
+    assert.equal(leases.apply(told({ ...claimed, claimed_at: second(4), fence: 2 }, second(4))), true, known);
+    assert.equal(leases.rows.get("a")?.fence, 2, known);
+  }
+});
+
+test("a lease that was on hold waits for a verdict again, though its row forgets the one it had", () => {
+  const held = lease("a", "HOLD", { resolved_at: second(2), verdict: { decision: "hold", by: "o" } });
+  for (const known of ["by an event", "by a listing"]) {
+    const leases = new Leases();
+    if (known === "by an event") leases.apply(told(held, second(2)));
+    else list(leases, [held]);
+    assert.equal(leases.apply(told(lease("a", "PENDING"), second(3))), true, known);
+    assert.equal(leases.rows.get("a")?.state, "PENDING", known);
+    assert.deepEqual(leases.sorted("PENDING", "").map((l) => l.lease_id), ["a"]);
+  }
+});
+
+test("a lease that is renewed has its new deadline", () => {
+  const leases = new Leases();
+  const claimed = lease("a", "CLAIMED", { claimed_at: second(1), claim_expires_at: second(5), fence: 1 });
+  list(leases, [claimed]);
+  assert.equal(leases.apply(told({ ...claimed, claim_expires_at: second(9) }, second(4))), true);
+  assert.equal(leases.rows.get("a")?.claim_expires_at, second(9));
+});
+
 test("an event that a listing was ahead of changes nothing", () => {
   const leases = new Leases();
-  const event = (row: LeaseRow): Event => ({ event_id: "e", type: "lease.x", occurred_at: "", scope: { kind: "agent" }, payload: { lease: row }, cursor: "" });
-  leases.list([lease("a", "CLAIMED", { resolved_at: "2026-01-01T00:00:01Z", claimed_at: "2026-01-01T00:00:02Z" })]);
-  assert.equal(leases.apply(event(lease("a", "GRANTED", { resolved_at: "2026-01-01T00:00:01Z" }))), false);
-  assert.equal(leases.apply(event(lease("a", "CONSUMED", { claimed_at: "2026-01-01T00:00:02Z", ended_at: "2026-01-01T00:00:03Z" }))), true);
-  assert.equal(leases.apply(event(lease("a", "CLAIMED", { claimed_at: "2026-01-01T00:00:04Z" }))), false, "what is over stays over");
+  list(leases, [lease("a", "CLAIMED", { resolved_at: "2026-01-01T00:00:01Z", claimed_at: "2026-01-01T00:00:02Z" })]);
+  assert.equal(leases.apply(told(lease("a", "GRANTED", { resolved_at: "2026-01-01T00:00:01Z" }))), false);
+  assert.equal(leases.apply(told(lease("a", "CONSUMED", { claimed_at: "2026-01-01T00:00:02Z", ended_at: "2026-01-01T00:00:03Z" }))), true);
+  assert.equal(leases.apply(told(lease("a", "CLAIMED", { claimed_at: "2026-01-01T00:00:04Z" }))), false, "what is over stays over");
+});
+
+test("minutes are read as they are typed", () => {
+  assert.deepEqual(readMinutes("  "), {});
+  assert.deepEqual(readMinutes("15"), { ms: 900_000 });
+  assert.deepEqual(readMinutes(" 0.5 "), { ms: 30_000 });
+  assert.deepEqual(readMinutes("1,5"), { ms: 90_000 });
+  assert.deepEqual(readMinutes("1440"), { ms: 86_400_000 });
+  for (const bad of ["0", "0.000001", "1440.1", "-1", "1e2", "5 min", "1.5.2", "NaN"]) {
+    const read = readMinutes(bad);
+    assert.equal("error" in read && read.error, "must be a number of minutes above 0 and at most 1440", bad);
+  }
 });
 
 test("ended leases are bounded, live ones are kept", () => {
   const leases = new Leases();
-  leases.take(lease("live", "CLAIMED"));
-  for (let i = 0; i < 2 * maxOver; i++) leases.take(lease("l" + i, "CONSUMED", { ended_at: new Date(i * 1000).toISOString() }));
+  leases.apply(told(lease("live", "CLAIMED")));
+  for (let i = 0; i < 2 * maxOver; i++) leases.apply(told(lease("l" + i, "CONSUMED", { ended_at: new Date(i * 1000).toISOString() })));
   assert.ok(leases.rows.size <= maxOver + 1);
   assert.ok(leases.rows.has("live"));
   assert.ok(leases.rows.has("l" + (2 * maxOver - 1)), "the newest is kept");

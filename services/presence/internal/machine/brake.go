@@ -11,7 +11,7 @@ import (
 // what they depend on: then expiry is held until they return, or for Limit. A
 // gateway that runs on as another incarnation is not missing, and one that is
 // missing alone is a gateway that was lost, however many agents it had: an outage
-// takes several.
+// takes several. After an outage that was seen one is enough.
 type Brake struct {
 	// Limit is how long expiry is held at most.
 	Limit time.Duration
@@ -38,6 +38,7 @@ type BrakeState struct {
 const (
 	BrakeGateways  = "gateways"  // more than half of them are missing
 	BrakeInstances = "instances" // more than half of a tenant's are on missing ones
+	BrakeStall     = "stall"     // some are missing after JetStream stood still
 	BrakeReturned  = "returned"  // enough of them are back
 	BrakeLimit     = "limit"     // they have not returned in time
 )
@@ -49,6 +50,9 @@ type Fleet struct {
 	Owners map[Owner]map[string]int
 	// Alive maps each live gateway to its incarnation.
 	Alive map[string]string
+	// Stalled says that JetStream stood still until a moment ago, and that whoever lives
+	// has had the time since to say so.
+	Stalled bool
 }
 
 // missing lists the gateways that hold connections and are not there at all.
@@ -98,6 +102,9 @@ func (f Fleet) outage(missing []string) string {
 func (b Brake) Step(now time.Time, s BrakeState, f Fleet) BrakeState {
 	missing := f.missing()
 	reason := f.outage(missing)
+	if reason == "" && len(missing) > 0 && (f.Stalled || s.Engaged && s.Reason == BrakeStall) {
+		reason = BrakeStall
+	}
 	switch {
 	case s.Engaged && reason == "":
 		return BrakeState{Since: s.Since, Until: now, Reason: BrakeReturned, Gateways: s.Gateways}

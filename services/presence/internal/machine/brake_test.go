@@ -82,6 +82,27 @@ func TestBrakeReleases(t *testing.T) {
 	require.False(t, brake.Step(at(30), engaged, fleetOf([]int{5, 5, 5}, 0, 1)).Engaged)
 }
 
+// TestBrakeAfterAStall has one gateway of three missing when JetStream answers again.
+func TestBrakeAfterAStall(t *testing.T) {
+	t.Parallel()
+	brake := machine.Brake{Limit: time.Minute}
+	all, two := fleetOf([]int{5, 5, 5}, 0, 1, 2), fleetOf([]int{5, 5, 5}, 0, 1)
+	require.False(t, brake.Step(at(0), machine.BrakeState{}, two).Engaged, "that alone is a loss")
+	stalled := two
+	stalled.Stalled = true
+	engaged := brake.Step(at(0), machine.BrakeState{}, stalled)
+	require.True(t, engaged.Engaged)
+	require.Equal(t, machine.BrakeStall, engaged.Reason)
+	require.Equal(t, []string{"g2"}, engaged.Gateways)
+	require.Equal(t, engaged, brake.Step(at(30), engaged, two), "it holds, also when the stall is long over")
+	require.Equal(t, machine.BrakeReturned, brake.Step(at(30), engaged, all).Reason)
+	spent := brake.Step(at(60), engaged, two)
+	require.Equal(t, machine.BrakeLimit, spent.Reason)
+	require.False(t, brake.Step(at(61), spent, two).Engaged, "expiry goes on")
+	all.Stalled = true
+	require.False(t, brake.Step(at(0), machine.BrakeState{}, all).Engaged, "nobody is missing")
+}
+
 // TestBrakeNeverHoldsLongerThanItMay plays any fleets on one brake.
 func TestBrakeNeverHoldsLongerThanItMay(t *testing.T) {
 	t.Parallel()
@@ -97,14 +118,17 @@ func TestBrakeNeverHoldsLongerThanItMay(t *testing.T) {
 				}
 			}
 			before := s
-			s = brake.Step(at(uint64(n)), s, fleetOf([]int{10, 10, 10, 10}, alive...))
+			fleet := fleetOf([]int{10, 10, 10, 10}, alive...)
+			fleet.Stalled = rapid.Bool().Draw(t, "stalled")
+			s = brake.Step(at(uint64(n)), s, fleet)
 			if s.Engaged && !before.Engaged {
 				since = at(uint64(n))
 				require.False(t, before.Spent, "it was not released in between")
 			}
 			if s.Engaged {
 				require.Less(t, at(uint64(n)).Sub(since), 10*time.Second+time.Nanosecond)
-				require.LessOrEqual(t, len(alive), 1)
+				require.Less(t, len(alive), 4)
+				require.True(t, len(alive) <= 1 || fleet.Stalled || s.Reason == machine.BrakeStall)
 			}
 		}
 	})

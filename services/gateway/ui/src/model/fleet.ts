@@ -1,10 +1,13 @@
 // The fleet as this page knows it: a snapshot and what has happened since. No clock, no I/O: everything comes in.
 
 import { compareTimes } from "./time.ts";
-import type { AgentRow, Connection, Event, InstanceRow, LeaseRow, Status } from "./types.ts";
+import type { AgentRow, Connection, Event, GatewayAlive, InstanceRow, LeaseRow, Status } from "./types.ts";
 
 /** Shown is what a screen may say of an agent: its status, or that nobody knows. */
 export type Shown = Status | "uncertain";
+
+/** InstanceShown is the same of a gateway or a device. */
+export type InstanceShown = "alive" | "connected" | "gone" | "uncertain";
 
 /** Doubt is why the whole page cannot vouch for what it shows; null when it can. */
 export type Doubt = string | null;
@@ -14,11 +17,13 @@ export type Counts = Record<Shown, number>;
 export class Fleet {
   readonly agents = new Map<string, AgentRow>();
   readonly instances = new Map<string, InstanceRow>();
-  /** gateways are those that are alive by their own row; null while that is unknown. */
-  gateways: Set<string> | null = null;
+  /** gateways are those that are alive by their own row, with the incarnation that runs; null while that is unknown. */
+  gateways: Map<string, string> | null = null;
   /** followsConnections says that openings and closings come in, so that the rows' connections are current. */
   followsConnections = false;
   doubt: Doubt = "not connected yet";
+  /** inventoried says that the instances are as a listing on this connection, with these gateways, has them. */
+  inventoried = false;
   /** #meanwhile holds what events told of instances while a listing is under way; null of one that was pruned. */
   #meanwhile: Map<string, InstanceRow | null> | null = null;
 
@@ -36,6 +41,14 @@ export class Fleet {
     return this.#sorted;
   }
 
+  /** begin forgets what another connection followed: nothing of it is current any more. */
+  begin(): void {
+    this.followsConnections = false;
+    this.gateways = null;
+    this.inventoried = false;
+    this.#touchAll();
+  }
+
   /** snapshot replaces what is known of agents: whoever is not in it is gone. */
   snapshot(rows: AgentRow[]): void {
     this.agents.clear();
@@ -47,6 +60,8 @@ export class Fleet {
   /** awaitInstances is called before a listing is asked for: what happens to the inventory from then on is newer. */
   awaitInstances(): void {
     this.#meanwhile = new Map();
+    this.inventoried = false;
+    this.version++;
   }
 
   /** replaceInstances takes a listing of the inventory. */
@@ -58,18 +73,30 @@ export class Fleet {
       else this.instances.delete(id);
     }
     this.#meanwhile = null;
+    this.inventoried = true;
     this.#touchAll();
   }
 
-  /** setGateways takes a listing of the gateways that are alive. */
-  setGateways(rows: InstanceRow[]): void {
-    const alive = new Set(rows.map((row) => row.instance_id));
-    const same = this.gateways !== null && alive.size === this.gateways.size && rows.every((row) => this.gateways?.has(row.instance_id));
-    for (const [id, row] of this.instances) if (row.role === "gateway" && !alive.has(id)) this.instances.delete(id);
+  /** listGateways takes a listing of the gateways' rows. */
+  listGateways(rows: InstanceRow[]): void {
+    const listed = new Set(rows.map((row) => row.instance_id));
+    for (const [id, row] of this.instances) if (row.role === "gateway" && !listed.has(id)) this.instances.delete(id);
     for (const row of rows) this.instances.set(row.instance_id, row);
-    this.gateways = alive;
-    if (!same) this.#touchAll();
-    else this.version++;
+    this.version++;
+  }
+
+  /** setGateways takes which gateways are alive, and reports whether they are others than before. */
+  setGateways(alive: GatewayAlive[]): boolean {
+    const before = this.gateways;
+    this.gateways = new Map(alive.map((g) => [g.instance_id, g.incarnation]));
+    if (before !== null && before.size === this.gateways.size && alive.every((g) => before.get(g.instance_id) === g.incarnation)) return false;
+    this.#touchAll();
+    return true;
+  }
+
+  /** answers says whether the gateway of a connection runs, as the incarnation that holds it. True while that is unknown. */
+  answers(c: { gateway_id: string; incarnation: string }): boolean {
+    return this.gateways === null || this.gateways.get(c.gateway_id) === c.incarnation;
   }
 
   /** setDoubt says whether the page can vouch for what it shows. */
@@ -81,15 +108,22 @@ export class Fleet {
     else this.version++;
   }
 
-  /** keepOffline drops agents that read offline and that a listing, asked for at `asked`, does not hold any more. */
-  keepOffline(listed: Set<string>, asked: string): void {
-    for (const [id, row] of this.agents) {
-      if (row.status === "offline" && !listed.has(id) && compareTimes(row.since, asked) < 0) {
-        this.agents.delete(id);
-        this.changed.add(id);
-        this.#joined();
-        this.version++;
-      }
+  /** offline are the agents that read offline, with since when. One that has connected is about to be something else. */
+  offline(): Map<string, string | undefined> {
+    const out = new Map<string, string | undefined>();
+    for (const [id, row] of this.agents) if (row.status === "offline" && row.connections.length === 0) out.set(id, row.since);
+    return out;
+  }
+
+  /** keepOffline drops agents that read offline, as they did when a listing was asked for, and that it does not hold. */
+  keepOffline(listed: Set<string>, asked: Map<string, string | undefined>): void {
+    for (const [id, since] of asked) {
+      const row = this.agents.get(id);
+      if (row?.status !== "offline" || row.connections.length > 0 || row.since !== since || listed.has(id)) continue;
+      this.agents.delete(id);
+      this.changed.add(id);
+      this.#joined();
+      this.version++;
     }
   }
 
@@ -98,7 +132,8 @@ export class Fleet {
     const known = this.agents.get(row.agent_id);
     if (known && compareTimes(row.since, known.since) < 0) return;
     if (!known) this.#joined();
-    this.agents.set(row.agent_id, row);
+    // Openings and closings are known here before presence has put them into the row.
+    this.agents.set(row.agent_id, known && this.followsConnections ? { ...row, connections: known.connections } : row);
     this.#touch(row.agent_id);
   }
 
@@ -142,9 +177,21 @@ export class Fleet {
   /** doubtOf is why nothing certain can be said of an agent. */
   doubtOf(row: AgentRow): Doubt {
     if (this.doubt !== null) return this.doubt;
-    if (row.status === "offline" || !this.followsConnections || this.gateways === null || row.connections.length === 0) return null;
-    if (row.connections.some((c) => this.gateways?.has(c.gateway_id))) return null;
-    return "its gateway does not answer";
+    if (row.status === "offline") return null;
+    if (!this.followsConnections || this.gateways === null) return row.uncertain ? "the gateway does not vouch for it" : null;
+    if (row.connections.length === 0) return "no connection of it is known";
+    return row.connections.every((c) => this.answers(c)) ? null : "a gateway that it is connected to does not answer";
+  }
+
+  /** shownInstance is what may be said of a gateway or a device. */
+  shownInstance(row: InstanceRow): InstanceShown {
+    if (this.doubt !== null) return "uncertain";
+    if (row.role === "gateway") return this.gateways?.has(row.instance_id) ? "alive" : "uncertain";
+    if (!this.inventoried) return "uncertain";
+    if (!row.connection_id) return "gone";
+    // What came since the listing says nothing of gateways; the connections of its agent do.
+    const held = this.agents.get(row.agent_id ?? "")?.connections.find((c) => c.connection_id === row.connection_id);
+    return row.uncertain || (held && !this.answers(held)) ? "uncertain" : "connected";
   }
 
   /** counts counts the agents by what may be said of them. */
@@ -166,7 +213,7 @@ export class Fleet {
     const row = this.agents.get(p.agent_id);
     if (row && compareTimes(p.since, row.since) < 0) return false;
     if (!row) this.#joined();
-    const { evidence: _, ...rest } = row ?? { agent_id: p.agent_id, connections: [] as Connection[] };
+    const { evidence: _, uncertain: __, ...rest } = row ?? { agent_id: p.agent_id, connections: [] as Connection[] };
     // What proved the last status does not prove this one; the agent's own page asks for the new evidence.
     this.agents.set(p.agent_id, {
       ...rest,
@@ -174,10 +221,16 @@ export class Fleet {
       reason: p.reason,
       since: p.since,
       last_seen_at: compareTimes(row?.last_seen_at, p.since) > 0 ? (row?.last_seen_at ?? p.since) : p.since,
-      connections: p.status === "offline" ? [] : rest.connections,
+      connections: this.#left(rest.connections, p),
     });
     this.#touch(p.agent_id);
     return true;
+  }
+
+  // An end is often told after the opening that followed it: who follows closings takes connections away by those only.
+  #left(connections: Connection[], p: { status: Status; since: string }): Connection[] {
+    if (p.status !== "offline" || this.followsConnections) return connections;
+    return connections.filter((c) => compareTimes(c.connected_at, p.since) > 0);
   }
 
   #opened(agent: string, at: string, p: { connection_id: string; instance_id: string; gateway_id: string; incarnation: string }): boolean {

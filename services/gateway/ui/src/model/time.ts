@@ -4,7 +4,7 @@
 const pad = "000000000";
 
 /** key makes a time comparable as text. */
-function key(time: string): string {
+export function key(time: string): string {
   const end = time.endsWith("Z") ? time.length - 1 : time.length;
   return time.slice(0, 19) + "." + (time.slice(20, end) + pad).slice(0, 9);
 }

@@ -26,6 +26,8 @@ export interface AgentRow {
   connections: Connection[];
   last_seen_at?: string;
   evidence?: Evidence;
+  /** uncertain says that the gateway could not vouch for the row when it answered. */
+  uncertain?: boolean;
 }
 
 export interface InstanceRow {
@@ -44,6 +46,14 @@ export interface InstanceRow {
   reason?: string;
   metadata?: unknown;
   reported?: { host?: string; ip?: string };
+  /** uncertain says that the gateway could not vouch for the row when it answered. */
+  uncertain?: boolean;
+}
+
+/** GatewayAlive is a gateway that runs, as /status names it. */
+export interface GatewayAlive {
+  instance_id: string;
+  incarnation: string;
 }
 
 export interface LeaseRow {

@@ -1,35 +1,17 @@
-import { useEffect, useState } from "preact/hooks";
-import { missing } from "../app.ts";
+import { useEffect } from "preact/hooks";
 import { useApp } from "../hooks.ts";
 import { describe } from "../model/describe.ts";
 import { moment } from "../model/time.ts";
+import { Timeline } from "../model/timeline.ts";
 import type { Event, InstanceRow } from "../model/types.ts";
 import { Ago, Facts, Json, Short, StatusTag, Table } from "../parts.tsx";
-import { ask } from "../wire/http.ts";
-
-/** Entry is a line of an agent's timeline. */
-interface Entry {
-  id: string;
-  at: string;
-  type: string;
-  text: string;
-}
 
 export function AgentPage({ id }: { id: string }) {
   const app = useApp();
   const { fleet } = app;
-  const [past, setPast] = useState<Entry[]>([]);
-  const [noPast, setNoPast] = useState("");
   useEffect(() => {
     app.watch(id);
-    let current = true;
-    ask<{ items: Event[] }>(`/agents/${encodeURIComponent(id)}/history?include=all&limit=200`)
-      .then((answer) => current && setPast(answer.items.map(entryOf)))
-      .catch((error) => current && setNoPast(missing(error)));
-    return () => {
-      current = false;
-      app.unwatch(id);
-    };
+    return () => app.unwatch(id);
   }, [id]);
 
   const row = fleet.agents.get(id) ?? { agent_id: id, status: "offline" as const, connections: [], since: undefined, reason: undefined, evidence: undefined, last_seen_at: undefined };
@@ -38,9 +20,7 @@ export function AgentPage({ id }: { id: string }) {
   const doubt = fleet.doubtOf(row as never);
   const instances = row.connections.map((c) => fleet.instances.get(c.instance_id)).filter((i): i is InstanceRow => i !== undefined);
   const last = instances.map((i) => i.last_input_seconds).filter((n): n is number => n !== undefined);
-  const live = app.watchedEvents.map(entryOf);
-  const seen = new Set(live.map((e) => e.id));
-  const timeline = [...live, ...past.filter((e) => !seen.has(e.id))].slice(0, 200);
+  const timeline = app.watched === id ? app.timeline : new Timeline(); // the last agent's is no answer
   return (
     <>
       <p class="crumb">
@@ -91,7 +71,7 @@ export function AgentPage({ id }: { id: string }) {
                 <td>{i?.mode ?? "–"}</td>
                 <td>
                   <Short id={c.gateway_id} />
-                  {fleet.gateways !== null && !fleet.gateways.has(c.gateway_id) && <strong> does not answer</strong>}
+                  {!fleet.answers(c) && <strong> does not answer</strong>}
                 </td>
                 <td>
                   <Ago time={c.connected_at} />
@@ -118,22 +98,36 @@ export function AgentPage({ id }: { id: string }) {
         <a href={`#/leases?agent=${encodeURIComponent(id)}`}>All its leases</a>
       </p>
       <h2>Timeline</h2>
-      {noPast !== "" && <p class="note">What happened before this page was opened is {noPast}.</p>}
-      {timeline.length === 0 ? (
-        <p>Nothing yet.</p>
+      {timeline.error !== "" && (
+        <p class="note">
+          What is stored of it is {timeline.error}.{" "}
+          <button type="button" onClick={() => void app.readPast()}>
+            Ask again
+          </button>
+        </p>
+      )}
+      {timeline.live.length + timeline.stored.length === 0 ? (
+        timeline.error === "" && <p>{timeline.known ? "Nothing yet." : "It is being read…"}</p>
       ) : (
         <ol class="timeline" id="timeline">
-          {timeline.map((e) => (
-            <li key={e.id}>
-              <time dateTime={e.at}>{moment(e.at)}</time> <b>{e.type}</b> {e.text}
-            </li>
-          ))}
+          {timeline.live.map(entry)}
+          {timeline.gap && <li class="gap">What happened between here and the next line, while this page was cut off, may be missing.</li>}
+          {timeline.stored.map(entry)}
         </ol>
+      )}
+      {timeline.next !== "" && (
+        <button type="button" onClick={() => void app.readPast(true)}>
+          Show older
+        </button>
       )}
     </>
   );
 }
 
-function entryOf(e: Event): Entry {
-  return { id: e.event_id, at: e.occurred_at, type: e.type, text: describe(e) };
+function entry(e: Event) {
+  return (
+    <li key={e.event_id}>
+      <time dateTime={e.occurred_at}>{moment(e.occurred_at)}</time> <b>{e.type}</b> {describe(e)}
+    </li>
+  );
 }

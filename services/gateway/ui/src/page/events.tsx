@@ -16,7 +16,7 @@ export function EventsPage() {
     return () => app.leaveTail();
   }, []);
   const lines = tail.lines.slice(-listed).reverse();
-  const state = app.tailPaused ? "paused" : tailLink.phase === "open" && !tailLink.hushed ? "live" : tailLink.phase === "waiting" ? `not live: ${tailLink.why}; trying again` : tailLink.phase === "refused" ? `not available: ${tailLink.why}` : "connecting";
+  const state = app.tailPaused ? "paused" : tailLink.phase === "open" ? (tailLink.hushed ? "not live: the gateway has not answered for a while" : "live") : tailLink.phase === "waiting" ? `not live: ${tailLink.why}; trying again` : tailLink.phase === "refused" ? `not available: ${tailLink.why}` : "connecting";
   return (
     <>
       <h1>Events</h1>

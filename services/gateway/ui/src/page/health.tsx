@@ -8,9 +8,16 @@ export function HealthPage() {
   const s = health.status;
   const gateways = [...fleet.instances.values()].filter((i) => i.role === "gateway").sort((a, b) => (a.instance_id < b.instance_id ? -1 : 1));
   const here = app.welcome?.gateway;
+  const away = app.link.phase !== "open" || app.link.hushed;
   return (
     <>
       <h1>Health</h1>
+      {fleet.doubt !== null && (
+        <p class="problem" id="doubt">
+          {away && app.healthAt > 0 ? `This is what was known ${span(Date.now() - app.healthAt)} ago: ` : "No agent's status is certain: "}
+          {fleet.doubt}.
+        </p>
+      )}
       <h2>Gateways</h2>
       <Table label="Gateways" head={["Gateway", "Version", "Mode", "Last seen", "Agents", "Connections", "Note"]}>
         {gateways.map((g) => (
@@ -23,7 +30,7 @@ export function HealthPage() {
             <td>
               <Ago time={g.last_seen_at} />
             </td>
-            <td>{[...fleet.agents.values()].filter((a) => a.connections.some((c) => c.gateway_id === g.instance_id)).length}</td>
+            <td>{[...fleet.agents.values()].filter((a) => a.connections.some((c) => c.gateway_id === g.instance_id && fleet.answers(c))).length}</td>
             <td>{s?.gateways?.find((o: any) => o.instance_id === g.instance_id)?.connections ?? "–"}</td>
             <td>{g.instance_id === here?.instance_id ? "this page is connected to it" : ""}</td>
           </tr>

@@ -22,6 +22,11 @@ export function InstancesPage({ route }: { route: Route }) {
   return (
     <>
       <h1>Instances</h1>
+      {app.fleet.doubt !== null ? (
+        <p class="problem">These are the instances as last known: {app.fleet.doubt}.</p>
+      ) : (
+        !app.fleet.inventoried && <p class="note">The instances are being listed; these are as last known.</p>
+      )}
       <form class="filters" role="search" aria-label="Filter instances" onSubmit={(e) => e.preventDefault()}>
         <label>
           Id, agent, version or address
@@ -34,12 +39,12 @@ export function InstancesPage({ route }: { route: Route }) {
       </p>
       <Table label="Instances" head={["Instance", "Role", "State", "Version", "Mode", "Agent", "Observed address", "Name at connect", "Reported", "Last seen", "Input before beacon"]}>
         {rows.slice(0, most).map((i) => (
-          <tr key={i.instance_id}>
+          <tr key={i.instance_id} data-instance={i.instance_id} data-state={app.fleet.shownInstance(i)}>
             <th scope="row">
               <Short id={i.instance_id} />
             </th>
             <td>{i.role}</td>
-            <td>{app.fleet.doubt !== null ? "uncertain" : i.role === "gateway" ? "alive" : i.connection_id ? "connected" : "gone"}</td>
+            <td>{app.fleet.shownInstance(i)}</td>
             <td>{i.version ?? "–"}</td>
             <td>{i.mode ?? "–"}</td>
             <td>{i.agent_id ? <a href={agentHref(i.agent_id)}>{i.agent_id}</a> : "–"}</td>

@@ -9,24 +9,19 @@ export class Refused extends Error {
   }
 }
 
-const absent = new Set<string>();
-
-/** ask gets JSON from this origin. What this gateway does not have is asked for once. */
-export async function ask<T>(path: string): Promise<T> {
-  const address = path.split("?")[0] as string;
-  if (absent.has(address)) throw new Refused(404, "not found");
-  const response = await fetch(path, { cache: "no-store", signal: AbortSignal.timeout(15_000) });
+/** ask gets JSON from this origin. */
+export async function ask<T>(path: string, wait = 15_000): Promise<T> {
+  const response = await fetch(path, { cache: "no-store", signal: AbortSignal.timeout(wait) });
   const type = response.headers.get("Content-Type") ?? "";
   const body: any = type.includes("json") ? await response.json() : undefined;
-  if (response.status === 404 && body === undefined) absent.add(address); // the path itself, not what it would tell of
   if (!response.ok) throw new Refused(response.status, body?.detail ?? response.statusText);
   if (body === undefined) throw new Refused(response.status, "no JSON");
   return body as T;
 }
 
 /** probe gets a path and tells its status and text, whatever they are. */
-export async function probe(path: string): Promise<{ status: number; text: string }> {
-  const response = await fetch(path, { cache: "no-store", signal: AbortSignal.timeout(15_000) });
+export async function probe(path: string, wait: number): Promise<{ status: number; text: string }> {
+  const response = await fetch(path, { cache: "no-store", signal: AbortSignal.timeout(wait) });
   return { status: response.status, text: await response.text() };
 }
 

@@ -26,7 +26,9 @@ export interface Options {
 }
 
 const pingEvery = 5_000;
-/** silence is how long a socket may say nothing after a ping. */
+/** patience is how long a gateway that owes an answer may say nothing before nothing is certain. */
+const patience = 3_000;
+/** silence is how long a socket may say nothing after a ping before it is given up. */
 const silence = 10_000;
 
 /** final close codes say that coming again with the same token and key is pointless. */
@@ -52,7 +54,7 @@ export class Link {
 
   readonly #o: Options;
   #socket: WebSocket | null = null;
-  #waiting = new Map<string, { resolve: (result: any) => void; reject: (error: Error) => void; timer: number }>();
+  #waiting = new Map<string, { resolve: (result: any) => void; reject: (error: Error) => void; timer: number; asked: number }>();
   #requests = 0;
   #attempt = 0;
   #timer = 0;
@@ -99,7 +101,7 @@ export class Link {
         this.#waiting.delete(id);
         reject(new Problem("timeout", `no answer to ${type} within ${timeout / 1000} s`));
       }, timeout);
-      this.#waiting.set(id, { resolve, reject, timer });
+      this.#waiting.set(id, { resolve, reject, timer, asked: Date.now() });
       socket.send(JSON.stringify({ request_id: id, type, payload }));
     });
   }
@@ -199,7 +201,9 @@ export class Link {
     this.#socket = null;
     if (socket) {
       socket.onmessage = socket.onclose = socket.onopen = null;
-      socket.close();
+      // A browser complains of a socket that is closed before it was open.
+      if (socket.readyState === WebSocket.CONNECTING) socket.onopen = () => socket.close();
+      else socket.close();
     }
     for (const waiting of this.#waiting.values()) {
       clearTimeout(waiting.timer);
@@ -220,19 +224,27 @@ export class Link {
     const slept = now - this.#ticked > 10_000;
     this.#ticked = now;
     if (this.phase !== "open") return;
-    if (slept) {
+    if (!this.hushed && (slept || this.#owes(now) >= patience)) {
       this.hushed = true;
       this.#o.onChange();
     }
-    if (this.#pinged > this.heard && now - this.#pinged > silence) {
-      this.#lost("the gateway does not answer");
+    // One ping at a time: another would begin the wait anew, and a gateway that stands still would never be given up.
+    if (this.#pinged > this.heard) {
+      if (now - this.#pinged > silence) this.#lost("the gateway does not answer");
       return;
     }
-    if (slept || now - Math.max(this.heard, this.#pinged) >= pingEvery) {
+    if (slept || now - this.heard >= pingEvery) {
       this.#pinged = now;
       this.heard = Math.min(this.heard, now - 1);
       this.request("ping", {}, silence).catch(() => undefined); // the next look sees that nothing was heard
     }
+  }
+
+  // For how long the gateway has said nothing while it owes an answer.
+  #owes(now: number): number {
+    let since = now;
+    for (const { asked } of this.#waiting.values()) since = Math.min(since, asked);
+    return now - Math.max(since, this.heard);
   }
 
   #hurry = (): void => {
