@@ -34,6 +34,7 @@ FUZZ_TIME ?= 10s
 CHAOS_DURATION ?= 30m
 CHAOS_AGENTS ?= 500
 LOSSES_AGENTS ?= 1000
+PAST_EVENTS ?= 2000000
 CHAOS_NODES ?= 1
 CHAOS_SEED ?=
 # A mirror or a copy of the vulnerability database: an https:// or file:// address.
@@ -43,7 +44,7 @@ VULN_WAIT ?= 60
 # 1: an unreachable database is a failure too.
 VULN_REQUIRED ?=
 
-.PHONY: help build up test e2e attack bench fuzz lint fmt tidy tidy-check vuln standalone ui ui-check ui-test ui-bench check tools clean chaos storm mutants replay hygiene losses
+.PHONY: help build up test e2e attack bench fuzz lint fmt tidy tidy-check vuln standalone ui ui-check ui-test ui-bench check tools clean chaos storm mutants replay hygiene losses past
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -79,6 +80,9 @@ hygiene: ## 1,000 agents connect and vanish while presence and gateways are kill
 
 losses: ## kill -9 of a gateway, and of presence beside it, with LOSSES_AGENTS agents: how late the last one is offline
 	ROLLCALL_E2E_FLEET=$(LOSSES_AGENTS) go test -count=1 -timeout 20m -run '^Test(GatewayKilled|PresenceKilledDuringALoss|LeaderKilled)$$' -v ./services/e2e
+
+past: ## questions about times far back in PAST_EVENTS events of 10,000 agents: how long each takes; minutes
+	ROLLCALL_PAST_EVENTS=$(PAST_EVENTS) go test -count=1 -timeout 30m -run '^TestPastOfALargeFleet$$' -v ./services/gateway
 
 mutants: ## builds that each break one rule on purpose; the check of the fault suite must find every one
 	MUTANTS=all go test -count=1 -run '^TestMutants$$' -v ./services/e2e

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"rollcall/services/gateway/internal/token"
@@ -14,8 +15,7 @@ import (
 	"rollcall/subjects"
 )
 
-// Bounds of a question about the past. JetStream reads forwards and has no index of
-// what an agent was when, so an answer costs what lies between then and now.
+// Bounds of a question about the past.
 const (
 	// pastWait is how long it may take, pastEvents how many events it may look at.
 	pastWait   = 10 * time.Second
@@ -23,9 +23,6 @@ const (
 	// pastReaders bounds the questions of one gateway that are worked on at once; one
 	// more is told to come again.
 	pastReaders = 4
-	// pastWindow is how far before the asked time changes are read, for since when and
-	// why an agent was what it was.
-	pastWindow = time.Hour
 )
 
 // historyPage is the body of GET /agents/{agent_id}/history.
@@ -167,7 +164,7 @@ func (g *Gateway) history(ctx context.Context, tenant string, q historyQuery) (h
 }
 
 // readPast runs one reading of the past within its bounds. Take counts an event and is
-// false when there were too many.
+// false when there were too many; any goroutine may call it.
 func (g *Gateway) readPast(ctx context.Context, read func(ctx context.Context, facts bus.Facts, take func() bool) error) error {
 	select {
 	case g.historians <- struct{}{}:
@@ -184,15 +181,13 @@ func (g *Gateway) readPast(ctx context.Context, read func(ctx context.Context, f
 	if err != nil {
 		return fmt.Errorf("look at the past: %w", err)
 	}
-	examined := 0
-	err = read(limited, facts, func() bool {
-		examined++
-		return examined <= g.pastEvents
-	})
-	if examined > g.pastEvents || errors.Is(limited.Err(), context.DeadlineExceeded) {
+	var examined atomic.Int64
+	most := int64(g.pastEvents)
+	err = read(limited, facts, func() bool { return examined.Add(1) <= most })
+	if examined.Load() > most || errors.Is(limited.Err(), context.DeadlineExceeded) {
 		return &subjects.Problem{
 			Code: subjects.CodeTimeout, Message: "more has happened since than can be looked at; ask about a later time",
-			Details: map[string]any{"examined": min(examined, g.pastEvents)},
+			Details: map[string]any{"examined": min(examined.Load(), most)},
 		}
 	}
 	return err

@@ -152,8 +152,8 @@ func TestPastIsRefused(t *testing.T) {
 	}
 	// What would take too long ends with a refusal that says so; too many at once are
 	// told to come again.
-	for range 4 {
-		require.NoError(t, p.change(t.Context(), "acme", "ada", subjects.StatusOnline, subjects.StatusOffline, now, false))
+	for _, agent := range []string{"ada", "ada", "ada", "ada", "bob", "cyd", "dan"} {
+		require.NoError(t, p.change(t.Context(), "acme", agent, subjects.StatusOnline, subjects.StatusOffline, time.Now().UTC(), false))
 	}
 	g.pastEvents = 3
 	require.Equal(t, subjects.CodeTimeout, decodeInto[httpProblem](t, c.get("/agents/ada/history", op, http.StatusGatewayTimeout)).Code)
@@ -162,6 +162,89 @@ func TestPastIsRefused(t *testing.T) {
 		g.historians <- struct{}{}
 	}
 	require.Equal(t, subjects.CodeRateLimited, decodeInto[httpProblem](t, c.get("/agents/ada/history", op, http.StatusTooManyRequests)).Code)
+}
+
+// TestFarPast holds that a question about a time costs one look per agent that has
+// changed since, however much has happened, and that its pages are found out once.
+func TestFarPast(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	g := w.gateway(t)
+	p := w.presence(t)
+	c, op := newContract(t, g), operator(t, w)
+	const off, on, work = subjects.StatusOffline, subjects.StatusOnline, subjects.StatusWorking
+	g.past.skew, g.past.settled, g.pastEvents = 0, 0, 20
+	change := func(agent string, status, previous subjects.Status, since time.Time, row bool) {
+		t.Helper()
+		require.NoError(t, p.change(t.Context(), "acme", agent, status, previous, since, row))
+	}
+	time.Sleep(time.Until(g.startedAt.Add(50 * time.Millisecond)))
+	before := time.Now().UTC()
+	for _, agent := range []string{"hot1", "hot2", "quiet", "gone", "gone-before"} {
+		change(agent, on, off, before, false)
+	}
+	for _, agent := range []string{"hot1", "gone"} {
+		change(agent, work, on, before.Add(time.Millisecond), false)
+	}
+	change("gone-before", off, on, before.Add(time.Millisecond), false)
+	change("quiet", work, on, before.Add(time.Millisecond), true)
+	time.Sleep(20 * time.Millisecond)
+	at := time.Now().UTC()
+	time.Sleep(20 * time.Millisecond)
+	change("late", work, off, at.Add(-time.Millisecond), false) // announced after the time
+	change("late", on, work, time.Now().UTC(), true)
+	change("came", on, off, time.Now().UTC(), true)
+	change("gone", off, work, time.Now().UTC(), false)
+	for i := range 150 {
+		states := []subjects.Status{on, work}
+		change("hot1", states[i%2], states[(i+1)%2], time.Now().UTC(), false)
+		change("hot2", states[(i+1)%2], states[i%2], time.Now().UTC(), i == 149)
+	}
+	want := map[string]string{
+		"hot1": "working", "hot2": "online", "quiet": "working", "gone": "working", "late": "working", "came": "offline",
+	}
+	require.Equal(t, want, c.then(at, "", op))
+	g.pastEvents = 0
+	require.Equal(t, want, c.then(at, "", op), "nothing is looked up twice")
+	other := at.Add(time.Microsecond)
+	c.get("/presence?at="+other.Format(time.RFC3339Nano), op, http.StatusGatewayTimeout)
+	g.pastEvents = 2
+	require.Equal(t, map[string]string{"hot1": "working", "hot2": "online"}, c.then(other, "&prefix=hot", op))
+	require.Equal(t, map[string]string{"gone": "working"}, c.then(other, "&agent_id=gone", op))
+	require.Empty(t, c.then(other, "&agent_id=gone-before", op), "it was offline")
+
+	// Since when and why is found before the time.
+	page := decodeInto[listed](t, c.get("/presence?at="+at.Format(time.RFC3339Nano), op, http.StatusOK))
+	since := map[string]string{}
+	for _, item := range page.Items {
+		if item["since"] != nil && item["agent_id"] != "quiet" { // its row tells of itself
+			require.NotNil(t, item["evidence"])
+			require.Equal(t, "connected", item["reason"])
+			since[fmt.Sprint(item["agent_id"])] = fmt.Sprint(item["since"])
+		}
+	}
+	first, second := before.Format(time.RFC3339Nano), before.Add(time.Millisecond).Format(time.RFC3339Nano)
+	require.Equal(t, second, since["hot1"])
+	require.Equal(t, first, since["hot2"])
+	require.Equal(t, second, since["gone"])
+	require.Equal(t, at.Add(-time.Millisecond).Format(time.RFC3339Nano), since["late"])
+	require.NotContains(t, since, "came")
+}
+
+func TestPastAnswersAreBounded(t *testing.T) {
+	t.Parallel()
+	b := bygones{settled: time.Minute}
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	b.put("acme", &bygone{at: now.Add(-time.Second)}, now)
+	require.Nil(t, b.get("acme", now.Add(-time.Second), now), "presence may be behind")
+	for i := range 5 {
+		b.put("acme", &bygone{at: now.Add(-time.Duration(i+1) * time.Hour)}, now)
+		require.NotNil(t, b.get("acme", now.Add(-time.Duration(i+1)*time.Hour), now))
+		require.Nil(t, b.get("globex", now.Add(-time.Duration(i+1)*time.Hour), now))
+	}
+	require.Len(t, b.kept, pastKept)
+	require.Nil(t, b.get("acme", now.Add(-5*time.Hour), now.Add(pastKeeps+1)))
+	require.Empty(t, b.kept)
 }
 
 func TestHistoryOfAnAgent(t *testing.T) {

@@ -1,12 +1,43 @@
 package gateway
 
 import (
+	"cmp"
 	"context"
+	"errors"
+	"fmt"
+	"math"
 	"net/http"
+	"slices"
+	"strings"
+	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"rollcall/shared/bus"
 	"rollcall/subjects"
+)
+
+const (
+	// pastAgents bounds whose changes one question looks for, pastAsks how many it
+	// looks for at once: the server answers a connection's questions one after the
+	// other, and between these everything else the gateway wants.
+	pastAgents = 100_000
+	pastAsks   = 4
+	// pastSkew is how far before the asked time changes are looked for. A change is
+	// stored after its cause, but where the two had different leaders their clocks may
+	// say otherwise.
+	pastSkew = 5 * time.Second
+	// detailWait is how long an answer waits for since when and why, detailBack how far
+	// back that is looked for at first, detailHops at how many changes of one agent.
+	detailWait = 2 * time.Second
+	detailBack = 20 * time.Second
+	detailHops = 64
+	// pastSettled is how old a time is of which presence has nothing left to announce:
+	// answers about it are kept for pastKeeps, so that paging asks once.
+	pastSettled = time.Minute
+	pastKeeps   = 30 * time.Second
+	pastKept    = 2
 )
 
 // parsePast reads the time a listing is to be of, and refuses what goes with the
@@ -36,50 +67,251 @@ func (g *Gateway) answerPast(w http.ResponseWriter, r *http.Request, tenant stri
 		g.writeError(w, err)
 		return
 	}
-	then, err := g.then(r.Context(), tenant, q.at)
+	var page listResult
+	err = g.readPast(r.Context(), func(ctx context.Context, facts bus.Facts, take func() bool) error {
+		if oldest := oldestOf(facts, time.Now()); q.at.Before(oldest) {
+			return tooEarly(oldest)
+		}
+		then, err := g.then(ctx, tenant, q, take)
+		if err != nil {
+			return err
+		}
+		page = then.list(q)
+		return g.explain(ctx, tenant, then, oldestOf(facts, time.Now()), page.Items)
+	})
 	if err != nil {
 		g.writeError(w, err)
 		return
 	}
-	page := then.list(q)
 	page.Cursor = cursor
 	writeJSON(w, http.StatusOK, "application/json", presencePage{Status: "ok", GeneratedAt: time.Now().UTC(), At: q.at, listResult: page})
 }
 
-// then rebuilds what a tenant's agents were at a time, from what is announced of them
-// since an hour before it. Of each agent one of these tells, the first that there is:
+// then finds out what a tenant's agents were at a time. Of each agent one of these
+// tells, the first that there is:
 //
-//	its last change at or before that time
-//	the status that its first change after it says was before
-//	its row, which nothing has changed since, as it is now or, where it is ahead of its
-//	own announcement, as it was before
+//	its row, where nothing has changed it since
+//	the status that its first change after that time says was before
+//	its last change at or before that time, where presence announced that late
+//	its row as it was before, where it is ahead of its own announcement
 //
-// The rows are copied before the end of the stream is looked up: a change that is
-// announced later than that is in no row here, or its row says what was before. A
-// change counts by when its cause was stored, not by when presence came to announce it.
-func (g *Gateway) then(ctx context.Context, tenant string, at time.Time) (*bygone, error) {
-	out := &bygone{at: at, known: map[string]subjects.AgentRow{}, settled: map[string]bool{}}
-	err := g.readPast(ctx, func(ctx context.Context, facts bus.Facts, take func() bool) error {
-		if oldest := oldestOf(facts, time.Now()); at.Before(oldest) {
-			return tooEarly(oldest)
+// The rows are copied before the changes are looked for: a change that is announced
+// later than that is in no row here, or its row says what was before. A change counts
+// by when its cause was stored, not by when presence came to announce it. An agent
+// that none of them tells of was offline: a row goes when it has been that for long.
+func (g *Gateway) then(ctx context.Context, tenant string, q listQuery, take func() bool) (*bygone, error) {
+	if kept := g.past.get(tenant, q.at, time.Now()); kept != nil {
+		return kept, nil
+	}
+	if _, err := g.feeds.begin(ctx); err != nil { // the rows are as new as the stream
+		return nil, fmt.Errorf("%w: %w", bus.ErrUnavailable, err)
+	}
+	out := &bygone{at: q.at, known: map[string]subjects.AgentRow{}, next: map[string]uint64{}}
+	out.begin(g.view.cut(selection{tenant: tenant, all: true}, doubt{}), q)
+	if err := g.search(ctx, tenant, q, out, take); err != nil {
+		return nil, err
+	}
+	// What the stream has let go of meanwhile may have been somebody's first change.
+	facts, err := g.conn.Facts(ctx, subjects.StreamEvents)
+	if err != nil {
+		return nil, fmt.Errorf("look at the past: %w", err)
+	}
+	if oldest := oldestOf(facts, time.Now()); q.at.Before(oldest) {
+		return nil, tooEarly(oldest)
+	}
+	if q.agent == "" && q.prefix == "" {
+		g.past.put(tenant, out, time.Now())
+	}
+	return out, nil
+}
+
+// search looks for the first change after the time of every agent that was announced
+// at all and whose row does not tell. It asks the leader for each: by its index of
+// subjects that takes a tenth of a millisecond, however far back, where a consumer
+// would pass over everything that has happened since.
+func (g *Gateway) search(ctx context.Context, tenant string, q listQuery, out *bygone, take func() bool) error {
+	announced, err := g.conn.SubjectsOf(ctx, subjects.StreamEvents, subjects.AgentPresence(tenant, cmp.Or(q.agent, "*")).String(), pastAgents)
+	if errors.Is(err, bus.ErrTooMany) {
+		return subjects.Invalid("agent_id", "must be given with at: more than 100000 agents have changed")
+	}
+	if err != nil {
+		return err
+	}
+	from, found, err := g.conn.SeqAt(ctx, subjects.StreamEvents, ">", q.at.Add(-g.past.skew))
+	if err != nil || !found {
+		return err // or nothing has happened since
+	}
+	asking, ctx := errgroup.WithContext(ctx)
+	asking.SetLimit(pastAsks)
+	var mu sync.Mutex
+	for _, subject := range announced {
+		parsed, err := subjects.Parse(subject)
+		if err != nil || ctx.Err() != nil {
+			continue
 		}
-		out.begin(g.view.cut(selection{tenant: tenant, all: true}, doubt{}))
-		filter := subjects.AgentPresence(tenant, "*").String()
-		from, found, err := g.conn.SeqAt(ctx, subjects.StreamEvents, filter, at.Add(-pastWindow))
+		agent := parsed.Agent
+		mu.Lock()
+		row, known := out.known[agent]
+		mu.Unlock()
+		if known && !row.Since.IsZero() || !strings.HasPrefix(agent, q.prefix) {
+			continue
+		}
+		asking.Go(func() error {
+			told, next, err := g.firstAfter(ctx, subject, from, q.at, take)
+			mu.Lock()
+			defer mu.Unlock()
+			out.next[agent] = next
+			if told != nil {
+				out.known[agent] = *told
+			}
+			return err
+		})
+	}
+	return asking.Wait()
+}
+
+// errEnough ends a search that has looked at too much; readPast says so.
+var errEnough = errors.New("too much to look at")
+
+// firstAfter finds what an agent was at a time: its last change up to it, if that is
+// found on the way, else what the first after it says was before. Next is the place of
+// that first one. No row: it has not changed since.
+func (g *Gateway) firstAfter(ctx context.Context, subject string, from uint64, at time.Time, take func() bool) (row *subjects.AgentRow, next uint64, err error) {
+	for {
+		if !take() {
+			return nil, 0, errEnough
+		}
+		change, d, err := g.nextChange(ctx, subject, from)
+		switch {
+		case err != nil:
+			return nil, 0, err
+		case d == nil:
+			return row, math.MaxUint64, nil
+		case change == nil: // the feed names what cannot be read
+		case !change.Since.After(at):
+			row = rowOf(change, d)
+		case row == nil:
+			before := subjects.OfflineAgent(change.AgentID)
+			before.Status = change.Previous
+			return &before, d.Seq, nil
+		default:
+			return row, d.Seq, nil
+		}
+		from = d.Seq + 1
+	}
+}
+
+// statusChange is a presence.changed and the event that it is.
+type statusChange struct {
+	subjects.PresenceChanged
+
+	event subjects.Event
+}
+
+// nextChange reads the first change on a subject from a place on; nil where it cannot
+// be read, and with no message where there is none.
+func (g *Gateway) nextChange(ctx context.Context, subject string, from uint64) (*statusChange, *bus.Delivery, error) {
+	d, found, err := g.conn.NextOn(ctx, subjects.StreamEvents, subject, from)
+	if err != nil || !found {
+		return nil, nil, err
+	}
+	e, err := newEntry(d)
+	if err != nil || e.open() != nil {
+		return nil, d, nil //nolint:nilerr // passed over
+	}
+	changed, err := subjects.DecodePayload[subjects.PresenceChanged](e.event)
+	if err != nil || changed.AgentID != e.agent {
+		return nil, d, nil //nolint:nilerr // passed over
+	}
+	return &statusChange{PresenceChanged: changed, event: e.event}, d, nil
+}
+
+// rowOf is an agent as a change left it.
+func rowOf(c *statusChange, d *bus.Delivery) *subjects.AgentRow {
+	row := subjects.OfflineAgent(c.AgentID)
+	row.Status, row.Since, row.Reason = c.Status, c.Since, c.Reason
+	row.Evidence = &subjects.Evidence{Seq: d.Seq, EventID: c.event.EventID, Type: c.event.Type, At: d.Time.UTC()}
+	return &row
+}
+
+// explain adds since when and why to the rows of a page that only what came after
+// tells of. Nothing can be asked backwards, so it asks forwards from ever earlier
+// times, each four times as far back as the one before. What it does not find in time
+// stays out: the statuses are right without.
+func (g *Gateway) explain(ctx context.Context, tenant string, then *bygone, oldest time.Time, items []any) error {
+	var bare []int
+	for i, item := range items {
+		if row, is := item.(subjects.AgentRow); is && row.Since.IsZero() && then.next[row.AgentID] > 0 {
+			bare = append(bare, i)
+		}
+	}
+	if len(bare) == 0 {
+		return nil
+	}
+	waiting, cancel := context.WithTimeout(ctx, detailWait)
+	defer cancel()
+	err := g.explainAll(waiting, tenant, then, oldest, items, bare)
+	if errors.Is(waiting.Err(), context.DeadlineExceeded) {
+		return nil
+	}
+	return err
+}
+
+func (g *Gateway) explainAll(ctx context.Context, tenant string, then *bygone, oldest time.Time, items []any, bare []int) error {
+	var starts []uint64
+	for back := detailBack; ; back *= 4 {
+		since := then.at.Add(-back)
+		seq, found, err := g.conn.SeqAt(ctx, subjects.StreamEvents, ">", since)
 		if err != nil || !found {
 			return err
 		}
-		reading, stop := context.WithCancel(ctx)
-		defer stop()
-		return g.conn.ReadStored(reading, subjects.StreamEvents, []string{filter}, from, func(d *bus.Delivery) {
-			if !take() {
-				stop()
-				return
+		starts = append(starts, seq)
+		if since.Before(oldest) {
+			break
+		}
+	}
+	starts = slices.Compact(starts)
+	asking, ctx := errgroup.WithContext(ctx)
+	asking.SetLimit(pastAsks)
+	for _, i := range bare {
+		row, _ := items[i].(subjects.AgentRow)
+		asking.Go(func() error {
+			last, err := g.lastBefore(ctx, subjects.AgentPresence(tenant, row.AgentID).String(), starts, then.next[row.AgentID])
+			if last != nil && last.Status == row.Status && !last.Since.After(then.at) {
+				items[i] = *last // nobody else writes to this place
 			}
-			out.add(d)
+			return err
 		})
-	})
-	return out, err
+	}
+	return asking.Wait()
+}
+
+// lastBefore finds the last change on a subject before a place, from the first of the
+// starts on that has one behind it.
+func (g *Gateway) lastBefore(ctx context.Context, subject string, starts []uint64, end uint64) (*subjects.AgentRow, error) {
+	for _, from := range starts {
+		var last *subjects.AgentRow
+		for hops := 0; ; hops++ {
+			if hops == detailHops {
+				return nil, nil //nolint:nilnil // too many to find out in time
+			}
+			change, d, err := g.nextChange(ctx, subject, from)
+			if err != nil {
+				return nil, err
+			}
+			if d == nil || d.Seq >= end {
+				break
+			}
+			if change != nil {
+				last = rowOf(change, d)
+			}
+			from = d.Seq + 1
+		}
+		if last != nil {
+			return last, nil
+		}
+	}
+	return nil, nil //nolint:nilnil // nothing is kept of it
 }
 
 func tooEarly(oldest time.Time) error {
@@ -90,24 +322,26 @@ func tooEarly(oldest time.Time) error {
 	return p
 }
 
-// bygone are a tenant's agents at a time in the past.
+// bygone are a tenant's agents at a time in the past. It is not written to once it is
+// made.
 type bygone struct {
 	at    time.Time
 	known map[string]subjects.AgentRow
-	// settled are the agents that a change tells of; rows of the others are as they
-	// are now.
-	settled map[string]bool
+	// next are the places of the first changes after the time, by agent, of those that
+	// were looked for.
+	next map[string]uint64
 }
 
-// begin takes the rows as they are now.
-func (p *bygone) begin(now agentSnapshot) {
+// begin takes the rows as they are now, of the agents that are asked for. Those of
+// which more has to be found out have no since.
+func (p *bygone) begin(now agentSnapshot, q listQuery) {
 	for _, entry := range now.entries {
 		row := subjects.OfflineAgent(entry.row.AgentID)
+		if q.agent != "" && q.agent != row.AgentID || !strings.HasPrefix(row.AgentID, q.prefix) {
+			continue
+		}
 		if entry.row.Since.After(p.at) {
-			row.Status = entry.previous
-			if row.Status == "" {
-				row.Status = subjects.StatusOffline
-			}
+			row.Status = cmp.Or(entry.previous, subjects.StatusOffline)
 		} else {
 			row.Status, row.Since, row.Reason, row.Evidence = entry.row.Status, entry.row.Since, entry.row.Reason, entry.row.Evidence
 		}
@@ -115,27 +349,47 @@ func (p *bygone) begin(now agentSnapshot) {
 	}
 }
 
-// add takes the next change.
-func (p *bygone) add(d *bus.Delivery) {
-	e, err := newEntry(d)
-	if err != nil || e.open() != nil {
-		return // the feed names what cannot be read
+// bygones are the last answers about times of which all is known, so that the pages of
+// one question are found out once. The oldest makes room.
+type bygones struct {
+	settled, skew time.Duration
+
+	mu   sync.Mutex
+	kept []keptBygone
+}
+
+type keptBygone struct {
+	tenant string
+	at     time.Time
+	made   time.Time
+	then   *bygone
+}
+
+// get is the answer that is kept, or nil.
+func (b *bygones) get(tenant string, at, now time.Time) *bygone {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.kept = slices.DeleteFunc(b.kept, func(k keptBygone) bool { return now.Sub(k.made) > pastKeeps })
+	for _, k := range b.kept {
+		if k.tenant == tenant && k.at.Equal(at) {
+			return k.then
+		}
 	}
-	change, err := subjects.DecodePayload[subjects.PresenceChanged](e.event)
-	if err != nil || change.AgentID != e.agent {
+	return nil
+}
+
+// put keeps an answer, unless its time is so near that presence may have something
+// left to say of it.
+func (b *bygones) put(tenant string, then *bygone, now time.Time) {
+	if now.Sub(then.at) < b.settled {
 		return
 	}
-	row := subjects.OfflineAgent(change.AgentID)
-	switch {
-	case !change.Since.After(p.at):
-		row.Status, row.Since, row.Reason = change.Status, change.Since, change.Reason
-		row.Evidence = &subjects.Evidence{Seq: d.Seq, EventID: e.event.EventID, Type: e.kind, At: d.Time.UTC()}
-	case p.settled[change.AgentID]:
-		return // what was at the time is known
-	default:
-		row.Status = change.Previous
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.kept) == pastKept {
+		b.kept = slices.Delete(b.kept, 0, 1)
 	}
-	p.known[row.AgentID], p.settled[row.AgentID] = row, true
+	b.kept = append(b.kept, keptBygone{tenant: tenant, at: then.at, made: now, then: then})
 }
 
 // list takes a page.

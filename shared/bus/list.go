@@ -14,7 +14,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// ErrTooMany says that a listing matches more rows than the server lists at once.
+// ErrTooMany says that a listing matches more than is listed at once.
 var ErrTooMany = errors.New("too many rows to list at once")
 
 const (

@@ -1,0 +1,44 @@
+package bus_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"rollcall/shared/bus"
+	"rollcall/shared/bus/bustest"
+)
+
+func TestLookingUpBySubject(t *testing.T) {
+	t.Parallel()
+	conn := bustest.Start(t).Connect(t)
+	ctx := t.Context()
+	require.NoError(t, conn.EnsureStream(ctx, bus.Stream{Name: "S", Subjects: []string{"s.>"}}, 1))
+	none, err := conn.SubjectsOf(ctx, "S", "s.*.x", 10)
+	require.NoError(t, err)
+	require.Empty(t, none)
+	for _, subject := range []string{"s.b.x", "s.a.x", "s.b.x", "s.c.y", "s.a.x"} {
+		_, err := conn.Publish(ctx, bus.Message{Subject: subject, Data: []byte(subject)})
+		require.NoError(t, err)
+	}
+	found, err := conn.SubjectsOf(ctx, "S", "s.*.x", 2)
+	require.NoError(t, err)
+	require.Equal(t, []string{"s.a.x", "s.b.x"}, found)
+	_, err = conn.SubjectsOf(ctx, "S", "s.*.x", 1)
+	require.ErrorIs(t, err, bus.ErrTooMany)
+	_, err = conn.SubjectsOf(ctx, "T", "s.*.x", 1)
+	require.Error(t, err, "there is no such stream")
+
+	for from, want := range map[uint64]uint64{1: 2, 2: 2, 3: 5, 5: 5, 6: 0} {
+		d, found, err := conn.NextOn(ctx, "S", "s.a.x", from)
+		require.NoError(t, err)
+		require.Equal(t, want != 0, found, from)
+		if found {
+			require.Equal(t, want, d.Seq)
+			require.Equal(t, "s.a.x", string(d.Data))
+			require.Equal(t, "s.a.x", d.Subject)
+			require.WithinDuration(t, time.Now(), d.Time, time.Minute)
+		}
+	}
+}
