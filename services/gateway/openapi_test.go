@@ -31,13 +31,16 @@ func described(t *testing.T) *openapi3.T {
 	return doc
 }
 
-// registered are the routes that the gateway and the handler of health give to their
-// mux, read from their sources: a mux does not tell.
+// registered are the routes that the gateway, its page and the handler of health give
+// to their mux, read from their sources: a mux does not tell. What is joined to the end
+// of a pattern is the name of a file.
 func registered(t *testing.T) []string {
 	t.Helper()
 	files, err := filepath.Glob("*.go")
 	require.NoError(t, err)
-	files = append(files, "../../shared/daemon/health.go")
+	pages, err := filepath.Glob("ui/*.go")
+	require.NoError(t, err)
+	files = append(append(files, pages...), "../../shared/daemon/health.go")
 	routes := map[string]bool{}
 	for _, name := range files {
 		if strings.HasSuffix(name, "_test.go") {
@@ -54,11 +57,15 @@ func registered(t *testing.T) []string {
 			if !is || method.Sel.Name != "Handle" && method.Sel.Name != "HandleFunc" {
 				return true
 			}
-			pattern, is := call.Args[0].(*ast.BasicLit)
-			require.True(t, is, "%s: a route whose pattern is no literal", name)
+			first, rest := call.Args[0], ""
+			if joined, is := first.(*ast.BinaryExpr); is {
+				first, rest = joined.X, "{file}"
+			}
+			pattern, is := first.(*ast.BasicLit)
+			require.True(t, is, "%s: a route whose pattern begins with no literal", name)
 			text, err := strconv.Unquote(pattern.Value)
 			require.NoError(t, err)
-			routes[text] = true
+			routes[text+rest] = true
 			return true
 		})
 	}

@@ -82,7 +82,7 @@ func TestPastOfALargeFleet(t *testing.T) {
 			require.NoError(t, err)
 			subject, now[a], since[a] = s.String(), next, at
 		}
-		_, err := js.PublishAsync(subject, data)
+		_, err := js.PublishAsync(subject, data, jetstream.WithStallWait(patience))
 		require.NoError(t, err)
 	}
 	<-js.PublishAsyncComplete()

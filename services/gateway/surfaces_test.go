@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"regexp"
 	"testing"
 	"time"
 
@@ -115,6 +116,12 @@ func TestAnswersAreAsDescribed(t *testing.T) {
 	} {
 		c.get(path, op, http.StatusOK)
 	}
+	assets := regexp.MustCompile(`/assets/[\w.-]+`).FindAllString(string(c.get("/", "", http.StatusOK)), -1)
+	require.NotEmpty(t, assets)
+	for _, path := range assets {
+		c.get(path, "", http.StatusOK)
+	}
+	c.get("/assets/none.js", "", http.StatusNotFound)
 	lease := decodeInto[struct{ Items []leaseItem }](t, c.get("/leases", op, http.StatusOK)).Items[0]
 	require.InDelta(t, 60_000, lease.AgeMS, 25_000)
 	require.InDelta(t, 30_000, lease.StateAgeMS, 25_000)
