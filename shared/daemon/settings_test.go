@@ -275,7 +275,9 @@ func TestCommand(t *testing.T) {
 func TestAtLeast(t *testing.T) {
 	t.Parallel()
 	require.NoError(t, AtLeast(time.Second, time.Second))
-	require.NoError(t, AtLeast(0, 0))
+	require.NoError(t, AtLeast(time.Duration(0), 0))
 	require.EqualError(t, AtLeast(999*time.Millisecond, time.Second), "must be at least 1s")
-	require.EqualError(t, AtLeast(-1, 0), "must be at least 0s")
+	require.EqualError(t, AtLeast(time.Duration(-1), 0), "must be at least 0s")
+	require.NoError(t, AtLeast(1, 1))
+	require.EqualError(t, AtLeast(0, 1), "must be at least 1")
 }
