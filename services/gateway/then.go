@@ -72,7 +72,7 @@ func (g *Gateway) answerPast(w http.ResponseWriter, r *http.Request, tenant stri
 		return
 	}
 	var page listResult
-	err = g.readPast(r.Context(), func(ctx context.Context, facts bus.Facts, take func() bool) error {
+	err = g.readPast(r.Context(), "more agents have changed since than can be looked at in time; ask about fewer, by agent_id or prefix", func(ctx context.Context, facts bus.Facts, take func() bool) error {
 		if oldest := oldestOf(facts, time.Now()); q.at.Before(oldest) {
 			return tooEarly(oldest)
 		}
