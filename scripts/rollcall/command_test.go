@@ -97,6 +97,7 @@ func TestQueries(t *testing.T) {
 	for want, args := range map[string][]string{
 		"/presence?kind=agents&limit=1000&prefix=a&status=working":        {"presence", "--status", "working", "--prefix=a"},
 		"/presence?kind=instances&limit=1000&role=node":                   {"presence", "--role", "node", "instances"},
+		"/presence?kind=agents&limit=1000&role=node&uncertain=true":       {"presence", "--role", "node", "--uncertain"},
 		"/presence?at=2026-11-26T03%3A12%3A00Z&kind=agents&limit=1000":    {"presence", "--at", "2026-11-26T03:12:00Z"},
 		"/agents/ada/history?include=all&limit=1000":                      {"history", "--all", "ada"},
 		"/connections?agent_id=ada&gateway_id=dev_g&limit=1000&role=node": {"connections", "--agent", "ada", "--role", "node", "--gateway", "dev_g"},
@@ -138,6 +139,8 @@ func TestExitCodes(t *testing.T) {
 		"no agent's id":     {args: []string{"history", "../leases"}, code: 2, says: "AGENT: "},
 		"no time":           {args: []string{"presence", "--at", "noon"}, code: 2, says: "is not a time"},
 		"a watch of then":   {args: []string{"presence", "--watch", "--at", "2026-11-26T03:12:00Z"}, code: 2, says: "not with --watch"},
+		"watch and role":    {args: []string{"presence", "--watch", "--role", "node"}, code: 2, says: "goes with --watch of instances only"},
+		"watch and doubt":   {args: []string{"presence", "--watch", "--uncertain"}, code: 2, says: "does not go with --watch"},
 		"watch and empty":   {args: []string{"presence", "--watch", "--fail-empty"}, code: 2, says: "does not go with --watch"},
 		"the gateway says it is wrong": {
 			args: []string{"presence", "--status", "busy"}, answers: []http.HandlerFunc{bad}, code: 2,

@@ -20,10 +20,17 @@ const (
 )
 
 // presenceQuery is what is asked of presence.
-type presenceQuery struct{ kind, status, role, prefix, at string }
+type presenceQuery struct {
+	kind, status, role, prefix, at string
+	uncertain                      bool
+}
 
 func (q presenceQuery) values() url.Values {
-	return url.Values{"at": {q.at}, "kind": {q.kind}, "status": {q.status}, "role": {q.role}, "prefix": {q.prefix}}
+	out := url.Values{"at": {q.at}, "kind": {q.kind}, "status": {q.status}, "role": {q.role}, "prefix": {q.prefix}}
+	if q.uncertain {
+		out.Set("uncertain", "true")
+	}
+	return out
 }
 
 // runPresence lists agents or instances, and goes on with what changes if asked.
@@ -37,7 +44,8 @@ func runPresence(ctx context.Context, args, env []string, std Streams) error {
 	s := settingsOf("presence", &t)
 	s.Word(&q.kind, "kind", kindAgents, "agents or instances")
 	s.String(&q.status, "status", "", "only agents that are online, working or offline")
-	s.String(&q.role, "role", "", "only instances that are a client, a node or a gateway")
+	s.String(&q.role, "role", "", "only instances that are a client, a node or a gateway, or agents with a connection of one")
+	s.Bool(&q.uncertain, "uncertain", false, "only what the gateway cannot vouch for")
 	s.String(&q.prefix, "prefix", "", "only ids that begin so")
 	s.String(&q.at, "at", "", "the agents as they were then: a time such as 2026-11-26T03:12:00Z, as far back as events are kept; one that is not listed was offline")
 	s.Bool(&watch, "watch", false, `go on with what changes; with --json a line {"listing":…} begins a listing, {"row":…} are its rows, {"event":…} the changes`)
@@ -57,6 +65,18 @@ func runPresence(ctx context.Context, args, env []string, std Streams) error {
 		}
 		if watch || q.kind == kindInstances {
 			return errors.New("goes with agents only, and not with --watch")
+		}
+		return nil
+	})
+	s.Check("role", func() error {
+		if watch && q.role != "" && q.kind == kindAgents {
+			return errors.New("goes with --watch of instances only: changes of agents do not tell it")
+		}
+		return nil
+	})
+	s.Check("uncertain", func() error {
+		if watch && q.uncertain {
+			return errors.New("does not go with --watch: doubt is no change")
 		}
 		return nil
 	})

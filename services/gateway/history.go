@@ -119,7 +119,7 @@ func (q historyQuery) filters(tenant string) []string {
 func (g *Gateway) history(ctx context.Context, tenant string, q historyQuery) (historyPage, error) {
 	page := historyPage{Status: "ok", AgentID: q.agent, Items: []json.RawMessage{}}
 	found := make([]*entry, 0, q.limit+1) // the newest, oldest first
-	err := g.readPast(ctx, func(ctx context.Context, facts bus.Facts, take func() bool) error {
+	err := g.readPast(ctx, "more has happened since than can be looked at; ask about a later time", func(ctx context.Context, facts bus.Facts, take func() bool) error {
 		page.Oldest = oldestOf(facts, time.Now()).UTC()
 		if q.before != (position{}) && q.before.origin != positionOf(facts.Created, 0).origin {
 			return errBefore() // of a stream that is gone
@@ -164,8 +164,9 @@ func (g *Gateway) history(ctx context.Context, tenant string, q historyQuery) (h
 }
 
 // readPast runs one reading of the past within its bounds. Take counts an event and is
-// false when there were too many; any goroutine may call it.
-func (g *Gateway) readPast(ctx context.Context, read func(ctx context.Context, facts bus.Facts, take func() bool) error) error {
+// false when there were too many; any goroutine may call it. TooMuch
+// is what whoever asks too much is told.
+func (g *Gateway) readPast(ctx context.Context, tooMuch string, read func(ctx context.Context, facts bus.Facts, take func() bool) error) error {
 	select {
 	case g.historians <- struct{}{}:
 		defer func() { <-g.historians }()
@@ -184,9 +185,9 @@ func (g *Gateway) readPast(ctx context.Context, read func(ctx context.Context, f
 	var examined atomic.Int64
 	most := int64(g.pastEvents)
 	err = read(limited, facts, func() bool { return examined.Add(1) <= most })
-	if examined.Load() > most || errors.Is(limited.Err(), context.DeadlineExceeded) {
+	if examined.Load() > most || err != nil && errors.Is(limited.Err(), context.DeadlineExceeded) {
 		return &subjects.Problem{
-			Code: subjects.CodeTimeout, Message: "more has happened since than can be looked at; ask about a later time",
+			Code: subjects.CodeTimeout, Message: tooMuch,
 			Details: map[string]any{"examined": min(examined.Load(), most)},
 		}
 	}

@@ -157,7 +157,9 @@ func TestPastIsRefused(t *testing.T) {
 	}
 	g.pastEvents = 3
 	require.Equal(t, subjects.CodeTimeout, decodeInto[httpProblem](t, c.get("/agents/ada/history", op, http.StatusGatewayTimeout)).Code)
-	require.Equal(t, subjects.CodeTimeout, decodeInto[httpProblem](t, c.get("/presence?at="+fmt.Sprint(early.Details["oldest"]), op, http.StatusGatewayTimeout)).Code)
+	refused := decodeInto[httpProblem](t, c.get("/presence?at="+fmt.Sprint(early.Details["oldest"]), op, http.StatusGatewayTimeout))
+	require.Equal(t, subjects.CodeTimeout, refused.Code)
+	require.Contains(t, refused.Detail, "agent_id")
 	for range pastReaders {
 		g.historians <- struct{}{}
 	}

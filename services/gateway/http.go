@@ -295,15 +295,15 @@ func (g *Gateway) verify(w http.ResponseWriter, r *http.Request, text string) (t
 // parseListQuery reads the query string as strictly as a request's payload.
 func parseListQuery(raw string) (listQuery, error) {
 	var p listPayload
-	var agent, gateway, version, at string
+	var agent, gateway, version, uncertain, at string
 	err := readQuery(raw, map[string]*string{
 		"kind": &p.Kind, "status": &p.Status, "role": &p.Role, "prefix": &p.Prefix, "after": &p.After,
-		"agent_id": &agent, "gateway_id": &gateway, "version": &version, "at": &at,
+		"agent_id": &agent, "gateway_id": &gateway, "version": &version, "uncertain": &uncertain, "at": &at,
 	}, &p.Limit)
 	if err != nil {
 		return listQuery{}, err
 	}
-	q, err := newListQuery(p, func(q *listQuery) { q.agent, q.gateway, q.version = agent, gateway, version })
+	q, err := newListQuery(p, func(q *listQuery) { q.agent, q.gateway, q.version, q.uncertain = agent, gateway, version, uncertain })
 	if err == nil && at != "" {
 		q.at, err = parsePast(at, q)
 	}

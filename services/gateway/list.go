@@ -25,8 +25,8 @@ const (
 // listQuery is a checked question for a page of agents or instances.
 type listQuery struct {
 	kind, status, role, prefix, after string
-	// agent, gateway and version narrow a listing over HTTP.
-	agent, gateway, version string
+	// agent, gateway, version and uncertain narrow a listing over HTTP.
+	agent, gateway, version, uncertain string
 	// at is when the listing is to be of; zero for now.
 	at    time.Time
 	limit int
@@ -74,8 +74,10 @@ func (q listQuery) check() error {
 		return subjects.Invalid("after", "must be at most 128 bytes")
 	case q.status != "" && q.kind != kindAgents:
 		return subjects.Invalid("status", "must be left out when kind is instances")
-	case q.role != "" && q.kind != kindInstances:
-		return subjects.Invalid("role", "must be left out unless kind is instances")
+	case q.role == subjects.RoleGateway && q.kind != kindInstances:
+		return subjects.Invalid("role", "must be client or node unless kind is instances")
+	case q.uncertain != "" && q.uncertain != "true":
+		return subjects.Invalid("uncertain", "must be true or left out")
 	}
 	switch subjects.Status(q.status) {
 	case "", subjects.StatusOnline, subjects.StatusWorking, subjects.StatusOffline:
@@ -141,7 +143,7 @@ func (v *view) list(tenant string, q listQuery, d doubt) listResult {
 func (v *view) pageAgents(p *pager, t *tenantView, q listQuery, d doubt) {
 	match := func(id string) bool {
 		entry, _ := t.agents.get(id)
-		return (q.status == "" || string(entry.row.Status) == q.status) && t.holds(entry.row, q)
+		return (q.status == "" || string(entry.row.Status) == q.status) && (q.uncertain == "" || v.doubtsAgent(entry.row, d)) && t.holds(entry.row, q)
 	}
 	p.add(idsOf(t.agents, cmp.Or(q.onlyAgent, q.agent)), q.prefix, q.after, match, func(id string) any {
 		entry, _ := t.agents.get(id)
@@ -149,20 +151,21 @@ func (v *view) pageAgents(p *pager, t *tenantView, q listQuery, d doubt) {
 	})
 }
 
-// holds reports whether an agent has a connection to the gateway, and one of the
-// version, that a query asks for.
+// holds reports whether an agent has a connection to the gateway, one of the version,
+// and one of an instance of the role, that a query asks for.
 func (t *tenantView) holds(row subjects.AgentRow, q listQuery) bool {
 	has := func(is func(subjects.AgentConnectionEntry) bool) bool {
 		return slices.ContainsFunc(row.Connections, is)
 	}
 	return (q.gateway == "" || has(func(c subjects.AgentConnectionEntry) bool { return c.GatewayID == q.gateway })) &&
-		(q.version == "" || has(func(c subjects.AgentConnectionEntry) bool { return t.versionOf(c) == q.version }))
+		(q.version == "" || has(func(c subjects.AgentConnectionEntry) bool { return t.instanceOf(c).Version == q.version })) &&
+		(q.role == "" || has(func(c subjects.AgentConnectionEntry) bool { return t.instanceOf(c).Role == q.role }))
 }
 
-// versionOf is the version a connection's instance has, as far as it is known.
-func (t *tenantView) versionOf(c subjects.AgentConnectionEntry) string {
+// instanceOf is the row of a connection's instance, empty where it is not known.
+func (t *tenantView) instanceOf(c subjects.AgentConnectionEntry) subjects.InstanceRow {
 	entry, _ := t.instances.get(c.InstanceID)
-	return entry.row.Version
+	return entry.row
 }
 
 // idsOf lists the ids of a table in order, or only the one a peer may see.
@@ -187,7 +190,7 @@ func (v *view) pageInstances(p *pager, t *tenantView, q listQuery, d doubt) {
 	}
 	gateway := func(id string) bool {
 		entry, _ := v.gateways.get(id)
-		return (q.role == "" || q.role == subjects.RoleGateway) && q.onlyInstance == "" && q.agent == "" &&
+		return (q.role == "" || q.role == subjects.RoleGateway) && (q.uncertain == "" || d.all) && q.onlyInstance == "" && q.agent == "" &&
 			(q.gateway == "" || q.gateway == id) && (q.version == "" || q.version == entry.row.Version)
 	}
 	p.add(v.gateways.sorted(), q.prefix, gatewaysAfter, gateway, func(id string) any {
@@ -196,7 +199,7 @@ func (v *view) pageInstances(p *pager, t *tenantView, q listQuery, d doubt) {
 	})
 	instance := func(id string) bool {
 		entry, _ := t.instances.get(id)
-		return (q.role == "" || entry.row.Role == q.role) && entry.holds(q)
+		return (q.role == "" || entry.row.Role == q.role) && (q.uncertain == "" || v.doubtsLinks(entry.links, d)) && entry.holds(q)
 	}
 	p.add(idsOf(t.instances, q.onlyInstance), q.prefix, instancesAfter, instance, func(id string) any {
 		entry, _ := t.instances.get(id)

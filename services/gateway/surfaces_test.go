@@ -292,6 +292,32 @@ func TestRowsThatNobodyVouchesFor(t *testing.T) {
 	require.NotEmpty(t, s.NATS.ServerVersion)
 }
 
+func TestListsByRoleAndDoubt(t *testing.T) {
+	t.Parallel()
+	w, g, _, _ := surfaces(t)
+	c, op := newContract(t, g), operator(t, w)
+	socket := g.connect(t, grant{scopes: []string{token.ScopePresenceRead}})
+	ids := func(query string) []string {
+		page := decodeInto[listed](t, c.get("/presence?"+query, op, http.StatusOK))
+		require.Equal(t, len(page.Items), page.Total)
+		return page.ids("agent_id")
+	}
+	within(t, func() bool { return len(ids("kind=instances&role=client")) >= 3 })
+	require.Equal(t, []string{"a1", "a2", "a3"}, ids("role=client"), "by any of their connections")
+	require.Equal(t, []string{"a1", "a2", "a3"}, socket.list(map[string]any{"role": "client"}).ids("agent_id"))
+	require.Empty(t, ids("role=node"))
+	require.Equal(t, []string{"a1"}, ids("role=client&status=working"))
+	require.Equal(t, []string{"a3"}, ids("uncertain=true"))
+	require.Equal(t, []string{"a3"}, ids("kind=instances&uncertain=true"))
+	require.Empty(t, ids("uncertain=true&status=offline"))
+	now := time.Now().UTC().Format(time.RFC3339)
+	for query, field := range map[string]string{
+		"uncertain=yes": "uncertain", "uncertain=true&at=" + now: "uncertain", "role=client&at=" + now: "role", "role=gateway": "role", "role=x": "role",
+	} {
+		require.Equal(t, field, decodeInto[httpProblem](t, c.get("/presence?"+query, op, http.StatusBadRequest)).Details["field"], query)
+	}
+}
+
 func TestConnections(t *testing.T) {
 	t.Parallel()
 	w, g, _, links := surfaces(t)

@@ -30,7 +30,7 @@ const (
 	pastSkew = 5 * time.Second
 	// detailWait is how long an answer waits for since when and why, detailBack how far
 	// back that is looked for at first, detailHops at how many changes of one agent.
-	detailWait = 2 * time.Second
+	detailWait = time.Second
 	detailBack = 20 * time.Second
 	detailHops = 64
 	// pastSettled is how old a time is of which presence has nothing left to announce:
@@ -55,6 +55,10 @@ func parsePast(text string, q listQuery) (time.Time, error) {
 		return at, subjects.Invalid("gateway_id", "must be left out with at")
 	case q.version != "":
 		return at, subjects.Invalid("version", "must be left out with at")
+	case q.role != "":
+		return at, subjects.Invalid("role", "must be left out with at")
+	case q.uncertain != "":
+		return at, subjects.Invalid("uncertain", "must be left out with at")
 	default:
 		return at.UTC(), nil
 	}
@@ -68,7 +72,7 @@ func (g *Gateway) answerPast(w http.ResponseWriter, r *http.Request, tenant stri
 		return
 	}
 	var page listResult
-	err = g.readPast(r.Context(), func(ctx context.Context, facts bus.Facts, take func() bool) error {
+	err = g.readPast(r.Context(), "more agents have changed since than can be looked at in time; ask about fewer, by agent_id or prefix", func(ctx context.Context, facts bus.Facts, take func() bool) error {
 		if oldest := oldestOf(facts, time.Now()); q.at.Before(oldest) {
 			return tooEarly(oldest)
 		}
