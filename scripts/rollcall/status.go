@@ -18,10 +18,11 @@ type statusDoc struct {
 	InstanceID string `json:"instance_id"`
 	UptimeMS   int64  `json:"uptime_ms"`
 	NATS       struct {
-		Connected     bool   `json:"connected"`
-		ServerVersion string `json:"server_version"`
-		Replicas      int    `json:"replicas"`
-		Sync          string `json:"sync"`
+		Connected     bool     `json:"connected"`
+		ServerVersion string   `json:"server_version"`
+		Replicas      int      `json:"replicas"`
+		Sync          string   `json:"sync"`
+		Faults        []string `json:"faults"`
 	} `json:"nats"`
 	Presence struct {
 		Mode        string `json:"mode"`
@@ -105,7 +106,11 @@ func natsWords(d statusDoc) string {
 	if !d.NATS.Connected {
 		return "not connected"
 	}
-	return "connected to " + clean(cmp.Or(d.NATS.ServerVersion, "?")) + ", replicas " + strconv.Itoa(d.NATS.Replicas) + ", sync " + clean(cmp.Or(d.NATS.Sync, "?"))
+	words := "connected to " + clean(cmp.Or(d.NATS.ServerVersion, "?")) + ", replicas " + strconv.Itoa(d.NATS.Replicas) + ", sync " + clean(cmp.Or(d.NATS.Sync, "?"))
+	if len(d.NATS.Faults) > 0 {
+		words += "; " + clean(strings.Join(d.NATS.Faults, "; "))
+	}
+	return words
 }
 
 func presenceWords(d statusDoc) string {

@@ -388,4 +388,10 @@ func TestStatus(t *testing.T) {
 	require.NoError(t, json.Unmarshal([]byte(o.stdout), &doc))
 	require.Equal(t, 1, strings.Count(o.stdout, "\n"))
 	require.Equal(t, exitFailure, call(t, f, "status").code, "a gateway that does not know it")
+	f.answer("/status", func(w http.ResponseWriter, _ *http.Request) {
+		d := statusOf("degraded", 2)
+		d.NATS.Faults = []string{"KV_LEASES has 1 replicas, not 3"}
+		_ = json.NewEncoder(w).Encode(d)
+	})
+	require.Contains(t, call(t, f, "status").stdout, "; KV_LEASES has 1 replicas, not 3\n")
 }

@@ -43,10 +43,13 @@ test("presence that is away or behind makes all uncertain", () => {
   assert.equal(doubt({ status: status({ presence: { mode: "per-agent", lag_ms: 11_000 } }) }), "presence is 11 s behind");
 });
 
-test("a gateway that does not vouch for its rows is believed, and the brake alone is no doubt", () => {
+test("a gateway that does not vouch for its rows is believed, and neither the brake alone nor faults of NATS are doubt", () => {
   assert.match(String(doubt({ status: status({ status: "degraded" }) })), /does not vouch/);
   const braked = { mode: "per-agent", lag_ms: 3, brake: true };
   const tenant = { agents: { working: 1, online: 2, offline: 1 }, uncertain: 3 };
   assert.equal(doubt({ status: status({ status: "degraded", presence: braked, tenant }) }), null);
+  const faulty = { connected: true, faults: ["KV_LEASES has 1 replicas, not 3"] };
+  assert.equal(doubt({ status: status({ status: "degraded", nats: faulty, tenant }) }), null);
+  assert.match(String(doubt({ status: status({ status: "degraded", nats: faulty, tenant: { ...tenant, uncertain: 4 } }) })), /does not vouch/);
   assert.match(String(doubt({ status: status({ status: "degraded", presence: braked, tenant: { ...tenant, uncertain: 4 } }) })), /does not vouch/);
 });

@@ -33,8 +33,9 @@ export function judge({ link, status, statusError, ready, age }: Standing): Doub
   if (nats?.connected === false) return "the gateway has lost NATS";
   if (presence.mode === "absent") return "no presence process is running";
   if (presence.lag_ms > tooLate) return `presence is ${span(presence.lag_ms)} behind`;
-  // The brake alone degrades a gateway too, and leaves rows certain.
+  // The brake, and a NATS that is less than was asked for, degrade a gateway too and leave rows certain.
+  const explained = presence.brake || nats?.faults?.length > 0;
   const agents = Object.values<number>(tenant?.agents ?? {}).reduce((sum, n) => sum + n, 0);
-  if (presence.brake ? agents > 0 && tenant.uncertain === agents : status.status === "degraded") return "the gateway does not vouch for its rows";
+  if (explained ? agents > 0 && tenant.uncertain === agents : status.status === "degraded") return "the gateway does not vouch for its rows";
   return null;
 }

@@ -60,6 +60,7 @@ export function HealthPage() {
           ["Server", s?.nats?.server_version],
           ["Replicas", s?.nats?.replicas !== undefined ? text(s.nats.replicas) : undefined],
           ["Written to disk", s?.nats?.sync !== undefined ? text(s.nats.sync) : undefined],
+          ["Less than asked for", Array.isArray(s?.nats?.faults) && s.nats.faults.length > 0 ? s.nats.faults.map(text).join("; ") : undefined],
         ]}
       />
       <h2>Presence</h2>
