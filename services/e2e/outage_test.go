@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -146,10 +147,10 @@ func TestGatewayThatStoodStill(t *testing.T) {
 }
 
 // TestRemovedAssets removes every stream and bucket under a live stack, one after
-// the other: each comes back, and so does everybody.
+// the other: each comes back, and so does everybody. What was set stays in force.
 func TestRemovedAssets(t *testing.T) {
 	t.Parallel()
-	s := newStack(t, options{args: []string{"--gateways", "2", "--presence", "2", "--lease", "2"}, env: quick()})
+	s := newStack(t, options{args: []string{"--gateways", "2", "--presence", "2", "--lease", "2"}, env: quick("ROLLCALL_LOG_LEVEL=info")})
 	worker := func() {
 		t.Helper()
 		ctx, cancel := context.WithTimeout(t.Context(), patience)
@@ -173,8 +174,9 @@ func TestRemovedAssets(t *testing.T) {
 		return err == nil && entry.Exists && json.Unmarshal(entry.Value, &row) == nil && row.Status == subjects.StatusOnline
 	}
 	worker()
+	s.policies(t, `{"policies":[{"prefix":"no/","policy":"deny","reason":"closed for good"}]}`, settingTaken)
 	for _, stream := range []string{
-		subjects.StreamEdge, subjects.StreamCommands, "KV_" + subjects.BucketLeases, "KV_" + subjects.BucketGateways,
+		"KV_" + subjects.BucketSettings, subjects.StreamEdge, subjects.StreamCommands, "KV_" + subjects.BucketLeases, "KV_" + subjects.BucketGateways,
 		"KV_" + subjects.BucketPresence, subjects.StreamEvents,
 	} {
 		agent := s.agent(t, s.Gateways[1], "ada", nil)
@@ -196,6 +198,24 @@ func TestRemovedAssets(t *testing.T) {
 		})
 		bye(t, agent)
 		await(t, "ada offline after "+stream+" was removed", func() bool { return !online("ada") })
+		if stream == "KV_"+subjects.BucketSettings {
+			s.awaitSettingsRemoved(t)
+		}
+	}
+	s.checkDenied(t, s.connect(t, s.Gateways[0], leaseGrant("petitioner"), client.Options{}), "no/1", subjects.LeaseDenied, "closed for good")
+}
+
+// awaitSettingsRemoved waits until every process says that it goes on with what was set.
+func (s *stack) awaitSettingsRemoved(t *testing.T) {
+	t.Helper()
+	for _, kind := range []string{"gateway", "presence", "lease"} {
+		for i := range 2 {
+			log := filepath.Join(s.Dir, "logs", fmt.Sprintf("%s-%d.log", kind, i))
+			await(t, log+": settings were removed", func() bool {
+				data, err := os.ReadFile(log)
+				return err == nil && strings.Contains(string(data), "settings were removed")
+			})
+		}
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -80,6 +81,8 @@ type Gateway struct {
 	publisher *publisher
 	conn      *bus.Conn
 	claim     *claim
+	// survey is what was found of NATS last.
+	survey atomic.Pointer[bus.Survey]
 	// began is the end of EVENTS before the view was read, so that everything up to
 	// it is part of the view.
 	began position
@@ -192,11 +195,11 @@ func (g *Gateway) start(ctx context.Context, background, keeper *tasks) error {
 	if err := g.ensure(ctx); err != nil {
 		return err
 	}
-	gateways, err := g.conn.Bucket(ctx, subjects.BucketGateways)
+	gateways, err := g.bucket(ctx, subjects.BucketGateways)
 	if err != nil {
 		return fmt.Errorf("open bucket: %w", err)
 	}
-	presence, err := g.conn.Bucket(ctx, subjects.BucketPresence)
+	presence, err := g.bucket(ctx, subjects.BucketPresence)
 	if err != nil {
 		return fmt.Errorf("open bucket: %w", err)
 	}
@@ -249,7 +252,8 @@ func (g *Gateway) ensure(ctx context.Context) error {
 			return fmt.Errorf("prepare JetStream: %w", err)
 		}
 	}
-	g.conn.Survey(ctx, g.cfg.Replicas, g.cfg.NATSSync)
+	found := g.conn.Survey(ctx, g.cfg.Replicas, g.cfg.NATSSync, besides()...)
+	g.survey.Store(&found)
 	return nil
 }
 
@@ -258,12 +262,13 @@ func (g *Gateway) ensure(ctx context.Context) error {
 func (g *Gateway) follow(ctx context.Context, background *tasks, presence, gateways *bus.KV) error {
 	// NATS may restart while this process starts, and forget EDGE.
 	background.run("look after streams", g.conn.Upkeep)
-	events, err := g.conn.Extent(ctx, subjects.StreamEvents)
+	background.run("survey NATS", g.surveyNATS)
+	events, err := g.extent(ctx, subjects.StreamEvents)
 	if err != nil {
 		return err
 	}
 	g.began = positionOf(events.Origin, events.Last)
-	directed, err := g.conn.Extent(ctx, subjects.StreamEdge)
+	directed, err := g.extent(ctx, subjects.StreamEdge)
 	if err != nil {
 		return err
 	}
@@ -274,7 +279,7 @@ func (g *Gateway) follow(ctx context.Context, background *tasks, presence, gatew
 	background.run("follow "+subjects.BucketGateways, func(ctx context.Context) error {
 		return gateways.Watch(ctx, ">", g.view.applyGateways)
 	})
-	settings, err := g.conn.Bucket(ctx, subjects.BucketSettings)
+	settings, err := g.bucket(ctx, subjects.BucketSettings)
 	if err != nil {
 		return fmt.Errorf("open bucket: %w", err)
 	}
@@ -303,6 +308,10 @@ func (g *Gateway) follow(ctx context.Context, background *tasks, presence, gatew
 // applySetting takes a tenant's settings. One that is not valid is logged and
 // leaves the last good one in force.
 func (g *Gateway) applySetting(u bus.Update) {
+	if u.Reset { // what was set stays until it is set anew
+		g.log.Error().Str("bucket", subjects.BucketSettings).Msg("settings were removed; what was set stays in force here, and is not known to a process that starts now, until it is set anew")
+		return
+	}
 	if u.Key == subjects.SettingsAccount {
 		g.applyAccount(u)
 		return

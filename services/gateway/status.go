@@ -32,8 +32,11 @@ type statusDoc struct {
 type natsStatus struct {
 	Connected     bool   `json:"connected"`
 	ServerVersion string `json:"server_version"`
-	Replicas      int    `json:"replicas"`
-	Sync          string `json:"sync"`
+	// Replicas is the least number of copies that a stream or bucket has.
+	Replicas int    `json:"replicas"`
+	Sync     string `json:"sync"`
+	// Faults say in what NATS is less than what was asked for.
+	Faults []string `json:"faults,omitempty"`
 	// RowAgeMS is how long ago something was stored for the last time.
 	RowAgeMS int64 `json:"row_age_ms"`
 }
@@ -91,12 +94,12 @@ func (g *Gateway) getStatus(w http.ResponseWriter, r *http.Request) {
 func (g *Gateway) status(ctx context.Context, tenant string) statusDoc {
 	now := time.Now()
 	facts := g.events.look(ctx, g.conn, now)
-	d := g.doubt()
+	d, survey := g.doubt(), g.survey.Load()
 	doc := statusDoc{
 		Status: "ok", Version: Version, InstanceID: g.id, Incarnation: g.incarnation,
 		StartedAt: g.startedAt, UptimeMS: now.Sub(g.startedAt).Milliseconds(),
 		NATS: natsStatus{
-			Connected: g.conn.Connected(), ServerVersion: g.events.version(g.conn), Replicas: facts.Replicas,
+			Connected: g.conn.Connected(), ServerVersion: g.events.version(g.conn), Replicas: survey.Replicas, Faults: survey.Faults,
 			// No client can ask; it is what the gateway was told.
 			Sync: g.cfg.NATSSync, RowAgeMS: now.Sub(g.claim.lastSaved()).Milliseconds(),
 		},
@@ -104,7 +107,7 @@ func (g *Gateway) status(ctx context.Context, tenant string) statusDoc {
 	}
 	g.view.describe(&doc, tenant, d, now)
 	doc.Presence.Consumers = facts.Consumers
-	if d.all || doc.Presence.Brake {
+	if d.all || doc.Presence.Brake || len(survey.Faults) > 0 {
 		doc.Status = "degraded"
 	}
 	return doc

@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"rollcall/services/gateway/internal/token"
+	"rollcall/shared/bus"
 	"rollcall/subjects"
 )
 
@@ -188,6 +189,17 @@ func TestStatus(t *testing.T) {
 	g.connect(t, grant{tenant: "globex", agent: "other"})
 	require.Equal(t, 1, read().Connections, "those of others are theirs")
 	_ = c
+
+	// What NATS lacks is named for as long as it does.
+	g.survey.Store(&bus.Survey{Replicas: 1, Faults: []string{"KV_LEASES has 1 replicas, not 3"}})
+	s = read()
+	require.Equal(t, "degraded", s.Status)
+	require.Equal(t, []string{"KV_LEASES has 1 replicas, not 3"}, s.NATS.Faults)
+	g.surveyAgain(t.Context())
+	s = read()
+	require.Equal(t, "ok", s.Status)
+	require.Equal(t, 1, s.NATS.Replicas)
+	require.Empty(t, s.NATS.Faults)
 
 	// The slowest process counts; the brake is shown with its reason.
 	slow, err := p.process(t.Context(), 7*time.Second)

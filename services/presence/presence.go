@@ -225,9 +225,12 @@ func (s *Service) watch(ctx context.Context, group *errgroup.Group) {
 	})
 	group.Go(func() error {
 		return s.settingRows.Watch(ctx, ">", func(u bus.Update) {
-			if u.Synced {
+			switch {
+			case u.Synced:
 				s.markSynced()
-			} else if !u.Reset { // what was set stays until it is set anew
+			case u.Reset: // what was set stays until it is set anew
+				s.log.Error().Str("bucket", subjects.BucketSettings).Msg("settings were removed; what was set stays in force here, and is not known to a process that starts now, until it is set anew")
+			default:
 				s.settings.apply(u)
 			}
 		})

@@ -281,8 +281,10 @@ func TestRead(t *testing.T) {
 		got := read(t, conn, 0, "ev.>")
 		require.Eventually(t, func() bool { return len(consumers(t, conn, "EVENTS")) == 1 }, soon, tick)
 		srv.Restart(t)
+		began := time.Now()
 		publish(t, conn, "ev.a", "new") // maybe before the reader is back
 		expect(t, got, "2 ev.a new")
+		t.Logf("stored and read %s after the server was back", time.Since(began).Round(time.Millisecond))
 		srv.Restart(t)
 		publish(t, conn, "ev.a", "newer")
 		expect(t, got, "2 ev.a new", "3 ev.a newer")

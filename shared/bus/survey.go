@@ -2,7 +2,9 @@ package bus
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -32,40 +34,63 @@ type Survey struct {
 	Sync string
 	// Faults say in what NATS is less than what was asked for.
 	Faults []string
+	// Complete says that everything was looked at.
+	Complete bool
 }
 
 // Survey looks at the server and at what was ensured on this connection, of which
 // there shall be a number of copies each, and says in one line what it found. It
-// stops nothing.
-func (c *Conn) Survey(ctx context.Context, replicas int, sync string) Survey {
-	found := Survey{ServerVersion: c.nc.ConnectedServerVersion(), Sync: sync}
-	for _, a := range c.kept() {
-		var stream jetstream.Stream
-		err := c.retry(ctx, func(ctx context.Context) (err error) {
-			stream, err = c.js.Stream(ctx, a.want.Name)
-			return err
-		})
-		if err != nil {
-			found.Faults = append(found.Faults, fmt.Sprintf("%s was not looked at: %v", a.want.Name, err))
-			continue
-		}
-		has := stream.CachedInfo().Config.Replicas
-		if found.Replicas == 0 || has < found.Replicas {
-			found.Replicas = has
-		}
-		if has < replicas {
-			found.Faults = append(found.Faults, fmt.Sprintf("%s has %d replicas, not %d", a.want.Name, has, replicas))
-		}
-	}
-	if older(found.ServerVersion, MinServerVersion) {
-		found.Faults = append(found.Faults, fmt.Sprintf("server %s is older than %s", found.ServerVersion, MinServerVersion))
-	}
+// stops nothing. Streams besides are looked at where they are there and may be.
+func (c *Conn) Survey(ctx context.Context, replicas int, sync string, besides ...string) Survey {
+	found := c.Look(ctx, replicas, sync, besides...)
 	line := c.log.Info()
 	if len(found.Faults) > 0 {
 		line = c.log.Warn().Strs("faults", found.Faults)
 	}
 	line.Str("server_version", found.ServerVersion).Int("replicas", found.Replicas).Str("sync", sync).Msg("NATS surveyed")
 	return found
+}
+
+// Look is [Conn.Survey] that says nothing.
+func (c *Conn) Look(ctx context.Context, replicas int, sync string, besides ...string) Survey {
+	found := Survey{ServerVersion: c.nc.ConnectedServerVersion(), Sync: sync, Complete: true}
+	for _, a := range c.kept() {
+		err := c.retry(ctx, func(ctx context.Context) error { return found.count(ctx, c, a.want.Name, replicas) })
+		if err != nil {
+			found.Complete = false
+			found.Faults = append(found.Faults, fmt.Sprintf("%s was not looked at: %v", a.want.Name, err))
+		}
+	}
+	for _, name := range besides {
+		err := c.once(ctx, func(ctx context.Context) error { return found.count(ctx, c, name, replicas) })
+		if err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
+			c.log.Debug().Err(err).Str("stream", name).Msg("not looked at")
+		}
+	}
+	switch {
+	case found.ServerVersion == "":
+		found.Complete = false // the connection went away meanwhile
+	case older(found.ServerVersion, MinServerVersion):
+		found.Faults = append(found.Faults, fmt.Sprintf("server %s is older than %s", found.ServerVersion, MinServerVersion))
+	}
+	slices.Sort(found.Faults)
+	return found
+}
+
+// count adds the copies of a stream.
+func (s *Survey) count(ctx context.Context, c *Conn, name string, replicas int) error {
+	stream, err := c.js.Stream(ctx, name)
+	if err != nil {
+		return err
+	}
+	has := stream.CachedInfo().Config.Replicas
+	if s.Replicas == 0 || has < s.Replicas {
+		s.Replicas = has
+	}
+	if has < replicas {
+		s.Faults = append(s.Faults, fmt.Sprintf("%s has %d replicas, not %d", name, has, replicas))
+	}
+	return nil
 }
 
 // older compares versions such as 2.15.2 or v2.16.0-RC.1 by their numbers. One that

@@ -25,7 +25,8 @@ func TestSurvey(t *testing.T) {
 		require.NoError(t, conn.EnsureStream(t.Context(), bus.Stream{Name: "S", Subjects: []string{"s.>"}}, 1))
 		require.NoError(t, conn.EnsureBucket(t.Context(), bus.Bucket{Name: "B"}, 1))
 
-		found := conn.Survey(t.Context(), replicas, bus.SyncAlways)
+		found := conn.Survey(t.Context(), replicas, bus.SyncAlways, "KV_ABSENT")
+		require.True(t, found.Complete)
 		require.False(t, bus.Older(found.ServerVersion, bus.MinServerVersion))
 		require.Equal(t, []any{1, bus.SyncAlways}, []any{found.Replicas, found.Sync})
 		var line struct {
@@ -43,6 +44,24 @@ func TestSurvey(t *testing.T) {
 			require.Empty(t, found.Faults)
 		}
 	}
+}
+
+// TestSurveyLooksBesides looks at a stream that somebody else has made, which has less
+// than what was asked for.
+func TestSurveyLooksBesides(t *testing.T) {
+	t.Parallel()
+	server := bustest.Start(t)
+	require.NoError(t, server.Connect(t).EnsureBucket(t.Context(), bus.Bucket{Name: "THEIRS"}, 1))
+	conn := server.Connect(t)
+	require.Zero(t, conn.Look(t.Context(), 3, bus.SyncAlways).Replicas)
+	found := conn.Look(t.Context(), 3, bus.SyncAlways, "KV_THEIRS")
+	require.Equal(t, 1, found.Replicas)
+	require.Equal(t, []string{"KV_THEIRS has 1 replicas, not 3"}, found.Faults)
+	server.Stop(t)
+	require.Eventually(t, func() bool { return !conn.Connected() }, soon, tick)
+	gone := conn.Look(t.Context(), 3, bus.SyncAlways, "KV_THEIRS")
+	require.False(t, gone.Complete)
+	require.Empty(t, gone.Faults, "nothing is known")
 }
 
 func TestVersionsOfServers(t *testing.T) {

@@ -354,9 +354,11 @@ func TestWorkSurvivesRestart(t *testing.T) {
 	publish(t, conn, "ev.a", "before")
 	seen.expect(t, "before")
 	srv.Restart(t)
+	began := time.Now()
 	publish(t, conn, "ev.a", "after")
 	require.Eventually(t, func() bool {
 		lines := seen.read()
 		return lines[len(lines)-1] == "after"
 	}, soon, tick)
+	t.Logf("stored and delivered %s after the server was back", time.Since(began).Round(time.Millisecond))
 }

@@ -9,6 +9,8 @@ type Duty struct {
 	// Reads are the streams it follows and looks things up in; buckets are
 	// streams, see [BucketStream].
 	Reads []string
+	// Looks are streams of which it only asks how they are.
+	Looks []string
 	// Copies says that it may be answered with stored messages as they are, the
 	// fast way to read one.
 	Copies bool
@@ -52,6 +54,7 @@ func DutyOf(service Role) Duty {
 				"$KV."+subjects.BucketGateways+"."+subjects.GatewayKey("{{name()}}"),
 			),
 			Reads:   []string{events, edge, presence, gateways, settings},
+			Looks:   []string{leases},
 			Creates: []string{events, commands, edge, presence, gateways, settings},
 			Raises:  []string{gateways},
 		}

@@ -67,6 +67,9 @@ func ofService(role Role) Permissions {
 	for _, stream := range d.Scratch {
 		allow(api+"STREAM.CREATE."+stream, api+"STREAM.INFO."+stream, api+"STREAM.DELETE."+stream)
 	}
+	for _, stream := range d.Looks {
+		allow(api + "STREAM.INFO." + stream)
+	}
 	for _, stream := range d.Lists {
 		allow(api+"CONSUMER.NAMES."+stream, api+"CONSUMER.LIST."+stream)
 	}
