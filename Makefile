@@ -81,8 +81,8 @@ hygiene: ## 1,000 agents connect and vanish while presence and gateways are kill
 losses: ## kill -9 of a gateway, and of presence beside it, with LOSSES_AGENTS agents: how late the last one is offline
 	ROLLCALL_E2E_FLEET=$(LOSSES_AGENTS) go test -count=1 -timeout 20m -run '^Test(GatewayKilled|PresenceKilledDuringALoss|LeaderKilled)$$' -v ./services/e2e
 
-past: ## questions about times far back in PAST_EVENTS events of 10,000 agents: how long each takes; minutes
-	ROLLCALL_PAST_EVENTS=$(PAST_EVENTS) go test -count=1 -timeout 30m -run '^TestPastOfALargeFleet$$' -v ./services/gateway
+past: ## questions about times far back in PAST_EVENTS events of 10,000 agents: how long each takes, and a publish beside one; minutes
+	ROLLCALL_PAST_EVENTS=$(PAST_EVENTS) go test -count=1 -timeout 30m -run '^(TestPastOfALargeFleet|TestPublishingBesideThePast)$$' -v ./services/gateway
 
 mutants: ## builds that each break one rule on purpose; the check of the fault suite must find every one
 	MUTANTS=all go test -count=1 -run '^TestMutants$$' -v ./services/e2e

@@ -120,7 +120,7 @@ func New(ctx context.Context, cfg Config, log zerolog.Logger) (*Gateway, error) 
 		readmissions: make(chan []*socket, 1), sampler: newSampler(), streams: newStreams(cfg.MaxConnections),
 		handshakes: newHandshakes(cfg.MaxHandshakes, cfg.AddressHandshakes),
 		dialects:   dialects(), origins: from, proxies: trusted, tls: secure,
-		historians: make(chan struct{}, pastReaders), pastEvents: pastEvents, past: bygones{settled: pastSettled, skew: pastSkew},
+		historians: make(chan struct{}, pastReaders), pastEvents: pastEvents, past: bygones{settled: pastSettled, skew: pastSkew, details: detailWait, bytes: pastBytes},
 	}
 	g.log = log.With().Str("gateway_id", id).Str("incarnation", g.incarnation).Logger()
 	g.metrics = newMetrics(func() float64 { return float64(g.admission.count()) })

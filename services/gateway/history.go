@@ -119,10 +119,15 @@ func (q historyQuery) filters(tenant string) []string {
 func (g *Gateway) history(ctx context.Context, tenant string, q historyQuery) (historyPage, error) {
 	page := historyPage{Status: "ok", AgentID: q.agent, Items: []json.RawMessage{}}
 	found := make([]*entry, 0, q.limit+1) // the newest, oldest first
-	err := g.readPast(ctx, "more has happened since than can be looked at; ask about a later time", func(ctx context.Context, facts bus.Facts, take func() bool) error {
+	err := g.readPast(ctx, "more is kept than can be looked through in time; ask again, or with include=changes", func(ctx context.Context, facts bus.Facts, take func() bool) error {
 		page.Oldest = oldestOf(facts, time.Now()).UTC()
 		if q.before != (position{}) && q.before.origin != positionOf(facts.Created, 0).origin {
 			return errBefore() // of a stream that is gone
+		}
+		// How much is kept has no bound here, as no question would get around it: what is
+		// loaded in time is there for the next one.
+		if err := g.conn.Warm(ctx, subjects.StreamEvents, facts, 1, facts.Last, always); err != nil {
+			return fmt.Errorf("look at the past: %w", err)
 		}
 		reading, stop := context.WithCancel(ctx)
 		defer stop()

@@ -176,6 +176,9 @@ func TestFarPast(t *testing.T) {
 	c, op := newContract(t, g), operator(t, w)
 	const off, on, work = subjects.StatusOffline, subjects.StatusOnline, subjects.StatusWorking
 	g.past.skew, g.past.settled, g.pastEvents = 0, 0, 20
+	_, err := p.process(t.Context(), 0)
+	require.NoError(t, err)
+	within(t, func() bool { return g.view.alone() == 0 })
 	change := func(agent string, status, previous subjects.Status, since time.Time, row bool) {
 		t.Helper()
 		require.NoError(t, p.change(t.Context(), "acme", agent, status, previous, since, row))
@@ -210,10 +213,14 @@ func TestFarPast(t *testing.T) {
 	require.Equal(t, want, c.then(at, "", op), "nothing is looked up twice")
 	other := at.Add(time.Microsecond)
 	c.get("/presence?at="+other.Format(time.RFC3339Nano), op, http.StatusGatewayTimeout)
-	g.pastEvents = 2
-	require.Equal(t, map[string]string{"hot1": "working", "hot2": "online"}, c.then(other, "&prefix=hot", op))
-	require.Equal(t, map[string]string{"gone": "working"}, c.then(other, "&agent_id=gone", op))
-	require.Empty(t, c.then(other, "&agent_id=gone-before", op), "it was offline")
+	for query, want := range map[string]map[string]string{
+		"&prefix=hot": {"hot1": "working", "hot2": "online"}, "&agent_id=gone": {"gone": "working"}, "&agent_id=gone-before": {}, // it was offline
+	} {
+		g.pastEvents = 3 // one that the index is loaded with
+		require.Equal(t, want, c.then(other, query, op), query)
+		g.pastEvents = 0
+		require.Equal(t, want, c.then(other, query, op), "nothing is looked up twice: %s", query)
+	}
 
 	// Since when and why is found before the time.
 	page := decodeInto[listed](t, c.get("/presence?at="+at.Format(time.RFC3339Nano), op, http.StatusOK))
@@ -231,21 +238,78 @@ func TestFarPast(t *testing.T) {
 	require.Equal(t, second, since["gone"])
 	require.Equal(t, at.Add(-time.Millisecond).Format(time.RFC3339Nano), since["late"])
 	require.NotContains(t, since, "came")
+
+	// An answer waits for that no longer than it may, and is one without.
+	g.past.details = time.Nanosecond
+	page = decodeInto[listed](t, c.get("/presence?agent_id=hot1&at="+at.Format(time.RFC3339Nano), op, http.StatusOK))
+	require.Len(t, page.Items, 1)
+	require.Equal(t, "working", page.Items[0]["status"])
+	require.NotContains(t, page.Items[0], "since")
+
+	// How far back it goes is bounded by how much is stored since.
+	g.past.bytes, g.past.kept, g.pastEvents = 1000, nil, 100
+	refused := decodeInto[httpProblem](t, c.get("/presence?at="+at.Format(time.RFC3339Nano), op, http.StatusGatewayTimeout))
+	require.Equal(t, subjects.CodeTimeout, refused.Code)
+	require.Contains(t, refused.Detail, "later time")
+}
+
+// TestPastThatNobodyVouchesFor holds that an answer about a time which presence has not
+// come to says so, and is not the answer once presence has.
+func TestPastThatNobodyVouchesFor(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	g := w.gateway(t)
+	p := w.presence(t)
+	c, op := newContract(t, g), operator(t, w)
+	const off, on = subjects.StatusOffline, subjects.StatusOnline
+	g.past.skew, g.past.settled = 0, 0
+	time.Sleep(time.Until(g.startedAt.Add(50 * time.Millisecond)))
+	require.NoError(t, p.change(t.Context(), "acme", "ada", on, off, time.Now().UTC(), true))
+	within(t, func() bool { return g.view.list("acme", listQuery{kind: kindAgents, limit: 9}, doubt{}).Total == 1 })
+	closed := time.Now().UTC() // stored, and presence is away
+	time.Sleep(20 * time.Millisecond)
+	at := time.Now().UTC()
+	ask := func() map[string]any {
+		t.Helper()
+		page := decodeInto[listed](t, c.get("/presence?agent_id=ada&at="+at.Format(time.RFC3339Nano), op, http.StatusOK))
+		require.Len(t, page.Items, 1)
+		return page.Items[0]
+	}
+	require.Equal(t, true, ask()["uncertain"])
+	key, err := p.process(t.Context(), 5*time.Second)
+	require.NoError(t, err)
+	within(t, func() bool { return g.view.alone() == 0 })
+	require.Equal(t, true, ask()["uncertain"], "presence is not late enough to doubt the present, and behind the time")
+	require.NoError(t, p.change(t.Context(), "acme", "ada", off, on, closed, true))
+	require.NoError(t, p.kv.Purge(t.Context(), key, p.rows[key], nil))
+	_, err = p.process(t.Context(), 0)
+	require.NoError(t, err)
+	within(t, func() bool { return !g.doubt().all && g.view.lag() == 0 })
+	within(t, func() bool { return ask()["status"] == string(off) })
+	require.NotContains(t, ask(), "uncertain")
 }
 
 func TestPastAnswersAreBounded(t *testing.T) {
 	t.Parallel()
 	b := bygones{settled: time.Minute}
 	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	at := func(at time.Time) listQuery { return listQuery{at: at} }
 	b.put("acme", &bygone{at: now.Add(-time.Second)}, now)
-	require.Nil(t, b.get("acme", now.Add(-time.Second), now), "presence may be behind")
+	require.Nil(t, b.get("acme", at(now.Add(-time.Second)), now), "presence may be behind")
+	b.put("acme", &bygone{at: now.Add(-time.Hour), uncertain: true}, now)
+	require.Nil(t, b.get("acme", at(now.Add(-time.Hour)), now), "nobody vouches for it")
+	b.put("acme", &bygone{at: now.Add(-time.Hour), prefix: "a"}, now)
+	require.Nil(t, b.get("acme", at(now.Add(-time.Hour)), now))
+	require.Nil(t, b.get("acme", listQuery{at: now.Add(-time.Hour), agent: "a"}, now))
+	require.NotNil(t, b.get("acme", listQuery{at: now.Add(-time.Hour), prefix: "a"}, now))
 	for i := range 5 {
 		b.put("acme", &bygone{at: now.Add(-time.Duration(i+1) * time.Hour)}, now)
-		require.NotNil(t, b.get("acme", now.Add(-time.Duration(i+1)*time.Hour), now))
-		require.Nil(t, b.get("globex", now.Add(-time.Duration(i+1)*time.Hour), now))
+		when := at(now.Add(-time.Duration(i+1) * time.Hour))
+		require.NotNil(t, b.get("acme", when, now))
+		require.Nil(t, b.get("globex", when, now))
 	}
 	require.Len(t, b.kept, pastKept)
-	require.Nil(t, b.get("acme", now.Add(-5*time.Hour), now.Add(pastKeeps+1)))
+	require.Nil(t, b.get("acme", at(now.Add(-5*time.Hour)), now.Add(pastKeeps+1)))
 	require.Empty(t, b.kept)
 }
 

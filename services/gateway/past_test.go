@@ -13,7 +13,9 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
 
+	"rollcall/shared/bus"
 	"rollcall/subjects"
 )
 
@@ -135,5 +137,104 @@ func TestPastOfALargeFleet(t *testing.T) {
 				require.Equal(t, string(want), got[id], "%s at %d", id, i)
 			}
 		}
+	}
+}
+
+// TestPublishingBesideThePast asks about a time with 320 MB behind it, of which the
+// server has no index loaded, as after two idle minutes, while somebody publishes. The
+// twin asks the server for the same without loading the index before, block by block.
+func TestPublishingBesideThePast(t *testing.T) {
+	t.Parallel()
+	if os.Getenv("ROLLCALL_PAST_EVENTS") == "" {
+		t.Skip("takes minutes: make past runs it")
+	}
+	w := newWorld(t)
+	g := w.gateway(t)
+	p := w.presence(t)
+	c, op := newContract(t, g), operator(t, w)
+	g.past.skew, g.past.settled = 0, 0
+	_, err := p.process(t.Context(), 0)
+	require.NoError(t, err)
+	js, err := jetstream.New(p.bus.NC(), jetstream.WithPublishAsyncMaxPending(256))
+	require.NoError(t, err)
+	fill := func(n int) {
+		text := make([]byte, 1000)
+		for i := range n {
+			_, err := js.PublishAsync(fmt.Sprintf("tenant.acme.event.run.progress%d", i%1000), text, jetstream.WithStallWait(patience))
+			require.NoError(t, err)
+		}
+		<-js.PublishAsyncComplete()
+	}
+	time.Sleep(time.Until(g.startedAt.Add(50 * time.Millisecond)))
+	fill(1000)
+	require.NoError(t, p.change(t.Context(), "acme", "rare", subjects.StatusWorking, subjects.StatusOffline, time.Now().UTC(), false))
+	time.Sleep(20 * time.Millisecond)
+	at := time.Now().UTC()
+	time.Sleep(20 * time.Millisecond)
+	fill(300_000)
+	require.NoError(t, p.change(t.Context(), "acme", "rare", subjects.StatusOffline, subjects.StatusWorking, time.Now().UTC(), false))
+	fill(1000)
+	facts, err := w.bus.Facts(t.Context(), subjects.StreamEvents)
+	require.NoError(t, err)
+	t.Logf("%d MB in %d messages", facts.Bytes>>20, facts.Messages)
+
+	// A server that starts has no index loaded but of what it may have to tell duplicates of.
+	stream, err := js.Stream(t.Context(), subjects.StreamEvents)
+	require.NoError(t, err)
+	config := stream.CachedInfo().Config
+	config.Duplicates = 100 * time.Millisecond
+	_, err = js.UpdateStream(t.Context(), config)
+	require.NoError(t, err)
+	subject := subjects.AgentPresence("acme", "rare").String()
+	longest := func(name string, ask func()) time.Duration {
+		w.nats.Restart(t)
+		within(t, func() bool { return g.conn.Connected() && g.reachesJetStream() && w.bus.Connected() })
+		var most time.Duration
+		done := make(chan struct{})
+		var publishing errgroup.Group
+		publishing.Go(func() error {
+			for {
+				select {
+				case <-done:
+					return nil
+				case <-time.After(5 * time.Millisecond):
+				}
+				began := time.Now()
+				if _, err := p.bus.Publish(t.Context(), bus.Message{Subject: "tenant.acme.event.run.other", Data: []byte("{}")}); err != nil {
+					return err
+				}
+				most = max(most, time.Since(began))
+			}
+		})
+		time.Sleep(500 * time.Millisecond)
+		began := time.Now()
+		ask()
+		took := time.Since(began)
+		close(done)
+		require.NoError(t, publishing.Wait())
+		t.Logf("%s took %s, the longest publish beside it %s", name, took.Round(time.Millisecond), most.Round(time.Millisecond))
+		return most
+	}
+	longest("nothing", func() { time.Sleep(time.Second) })
+	bare := longest("one look", func() {
+		_, found, err := w.bus.NextOn(t.Context(), subjects.StreamEvents, subject, 1500)
+		require.NoError(t, err)
+		require.True(t, found)
+	})
+	asked := longest("/presence?at=", func() {
+		require.Equal(t, map[string]string{"rare": "working"}, c.then(at, "", op))
+	})
+	require.Less(t, asked, bare/2)
+	longest("a consumer", func() {
+		read := 0
+		require.NoError(t, w.bus.ReadStored(t.Context(), subjects.StreamEvents, []string{subject}, 1, func(*bus.Delivery) { read++ }))
+		require.Equal(t, 2, read)
+	})
+	for _, include := range []string{"changes", "all"} {
+		asked = longest("/history "+include, func() {
+			page := decodeInto[listed](t, c.get("/agents/rare/history?include="+include, op, http.StatusOK))
+			require.Len(t, page.Items, 2)
+		})
+		require.Less(t, asked, bare/2)
 	}
 }

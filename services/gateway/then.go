@@ -37,7 +37,11 @@ const (
 	// answers about it are kept for pastKeeps, so that paging asks once.
 	pastSettled = time.Minute
 	pastKeeps   = 30 * time.Second
-	pastKept    = 2
+	pastKept    = 4
+	// pastBytes bounds how much of the stream lies between a time and now. The server
+	// reads all of it once when nobody has looked for two minutes, a block of 8 MiB in
+	// some 20 ms: this much in 6 of the 10 s that a question may take.
+	pastBytes = 2 << 30
 )
 
 // parsePast reads the time a listing is to be of, and refuses what goes with the
@@ -72,16 +76,17 @@ func (g *Gateway) answerPast(w http.ResponseWriter, r *http.Request, tenant stri
 		return
 	}
 	var page listResult
-	err = g.readPast(r.Context(), "more agents have changed since than can be looked at in time; ask about fewer, by agent_id or prefix", func(ctx context.Context, facts bus.Facts, take func() bool) error {
+	err = g.readPast(r.Context(), "more has happened since than can be looked at in time; ask about a later time, or about fewer agents, by agent_id or prefix", func(ctx context.Context, facts bus.Facts, take func() bool) error {
 		if oldest := oldestOf(facts, time.Now()); q.at.Before(oldest) {
 			return tooEarly(oldest)
 		}
-		then, err := g.then(ctx, tenant, q, take)
+		then, err := g.then(ctx, tenant, q, facts, take)
 		if err != nil {
 			return err
 		}
 		page = then.list(q)
-		return g.explain(ctx, tenant, then, oldestOf(facts, time.Now()), page.Items)
+		g.explain(ctx, tenant, then, facts, page.Items)
+		return nil
 	})
 	if err != nil {
 		g.writeError(w, err)
@@ -103,18 +108,24 @@ func (g *Gateway) answerPast(w http.ResponseWriter, r *http.Request, tenant stri
 // later than that is in no row here, or its row says what was before. A change counts
 // by when its cause was stored, not by when presence came to announce it. An agent
 // that none of them tells of was offline: a row goes when it has been that for long.
-func (g *Gateway) then(ctx context.Context, tenant string, q listQuery, take func() bool) (*bygone, error) {
-	if kept := g.past.get(tenant, q.at, time.Now()); kept != nil {
+//
+// While presence is away, or has not come to the time, nobody vouches for the answer.
+// It says so, and is not kept.
+func (g *Gateway) then(ctx context.Context, tenant string, q listQuery, facts bus.Facts, take func() bool) (*bygone, error) {
+	if kept := g.past.get(tenant, q, time.Now()); kept != nil {
 		return kept, nil
 	}
+	unsure := func() bool { return g.doubt().all || time.Now().Add(-g.view.lag()).Before(q.at) }
+	before := unsure()
 	if _, err := g.feeds.begin(ctx); err != nil { // the rows are as new as the stream
 		return nil, fmt.Errorf("%w: %w", bus.ErrUnavailable, err)
 	}
-	out := &bygone{at: q.at, known: map[string]subjects.AgentRow{}, next: map[string]uint64{}}
+	out := &bygone{at: q.at, agent: q.agent, prefix: q.prefix, known: map[string]subjects.AgentRow{}, next: map[string]uint64{}}
 	out.begin(g.view.cut(selection{tenant: tenant, all: true}, doubt{}), q)
-	if err := g.search(ctx, tenant, q, out, take); err != nil {
+	if err := g.search(ctx, tenant, q, facts, out, take); err != nil {
 		return nil, err
 	}
+	out.uncertain = unsure() || before
 	// What the stream has let go of meanwhile may have been somebody's first change.
 	facts, err := g.conn.Facts(ctx, subjects.StreamEvents)
 	if err != nil {
@@ -123,17 +134,15 @@ func (g *Gateway) then(ctx context.Context, tenant string, q listQuery, take fun
 	if oldest := oldestOf(facts, time.Now()); q.at.Before(oldest) {
 		return nil, tooEarly(oldest)
 	}
-	if q.agent == "" && q.prefix == "" {
-		g.past.put(tenant, out, time.Now())
-	}
+	g.past.put(tenant, out, time.Now())
 	return out, nil
 }
 
 // search looks for the first change after the time of every agent that was announced
 // at all and whose row does not tell. It asks the leader for each: by its index of
 // subjects that takes a tenth of a millisecond, however far back, where a consumer
-// would pass over everything that has happened since.
-func (g *Gateway) search(ctx context.Context, tenant string, q listQuery, out *bygone, take func() bool) error {
+// would pass over everything that has happened since. The index is loaded before.
+func (g *Gateway) search(ctx context.Context, tenant string, q listQuery, facts bus.Facts, out *bygone, take func() bool) error {
 	announced, err := g.conn.SubjectsOf(ctx, subjects.StreamEvents, subjects.AgentPresence(tenant, cmp.Or(q.agent, "*")).String(), pastAgents)
 	if errors.Is(err, bus.ErrTooMany) {
 		return subjects.Invalid("agent_id", "must be given with at: more than 100000 agents have changed")
@@ -144,6 +153,13 @@ func (g *Gateway) search(ctx context.Context, tenant string, q listQuery, out *b
 	from, found, err := g.conn.SeqAt(ctx, subjects.StreamEvents, ">", q.at.Add(-g.past.skew))
 	if err != nil || !found {
 		return err // or nothing has happened since
+	}
+	if bytesFrom(facts, from) > g.past.bytes {
+		return tooFar(g.past.bytes)
+	}
+	out.from = from
+	if err := g.conn.Warm(ctx, subjects.StreamEvents, facts, from, facts.Last, take); err != nil {
+		return fmt.Errorf("look at the past: %w", err)
 	}
 	asking, ctx := errgroup.WithContext(ctx)
 	asking.SetLimit(pastAsks)
@@ -172,6 +188,14 @@ func (g *Gateway) search(ctx context.Context, tenant string, q listQuery, out *b
 		})
 	}
 	return asking.Wait()
+}
+
+// bytesFrom estimates how much of a stream lies from a sequence on.
+func bytesFrom(f bus.Facts, from uint64) uint64 {
+	if from > f.Last || f.Last < f.First {
+		return 0
+	}
+	return uint64(float64(f.Bytes) * float64(f.Last-from+1) / float64(f.Last-f.First+1))
 }
 
 // errEnough ends a search that has looked at too much; readPast says so.
@@ -241,81 +265,100 @@ func rowOf(c *statusChange, d *bus.Delivery) *subjects.AgentRow {
 // explain adds since when and why to the rows of a page that only what came after
 // tells of. Nothing can be asked backwards, so it asks forwards from ever earlier
 // times, each four times as far back as the one before. What it does not find in time
-// stays out: the statuses are right without.
-func (g *Gateway) explain(ctx context.Context, tenant string, then *bygone, oldest time.Time, items []any) error {
+// stays out, and so does what it is kept from finding: the statuses are right without.
+func (g *Gateway) explain(ctx context.Context, tenant string, then *bygone, facts bus.Facts, items []any) {
 	var bare []int
 	for i, item := range items {
-		if row, is := item.(subjects.AgentRow); is && row.Since.IsZero() && then.next[row.AgentID] > 0 {
+		if row, is := item.(agentItem); is && row.Since.IsZero() && then.next[row.AgentID] > 0 {
 			bare = append(bare, i)
 		}
 	}
 	if len(bare) == 0 {
-		return nil
+		return
 	}
-	waiting, cancel := context.WithTimeout(ctx, detailWait)
+	ctx, cancel := context.WithTimeout(ctx, g.past.details)
 	defer cancel()
-	err := g.explainAll(waiting, tenant, then, oldest, items, bare)
-	if errors.Is(waiting.Err(), context.DeadlineExceeded) {
-		return nil
+	if err := g.explainAll(ctx, tenant, then, facts, items, bare); err != nil && ctx.Err() == nil {
+		g.log.Debug().Err(err).Str("tenant_id", tenant).Msg("a listing of the past is without since when and why")
 	}
-	return err
 }
 
-func (g *Gateway) explainAll(ctx context.Context, tenant string, then *bygone, oldest time.Time, items []any, bare []int) error {
-	var starts []uint64
-	for back := detailBack; ; back *= 4 {
+func (g *Gateway) explainAll(ctx context.Context, tenant string, then *bygone, facts bus.Facts, items []any, bare []int) error {
+	oldest, end := oldestOf(facts, time.Now()), then.from
+	for back := detailBack; len(bare) > 0; back *= 4 {
 		since := then.at.Add(-back)
-		seq, found, err := g.conn.SeqAt(ctx, subjects.StreamEvents, ">", since)
-		if err != nil || !found {
+		from, found, err := g.conn.SeqAt(ctx, subjects.StreamEvents, ">", since)
+		if err != nil || !found || bytesFrom(facts, from) > g.past.bytes {
 			return err
 		}
-		starts = append(starts, seq)
+		if from < end { // what is behind that is loaded
+			if err := g.conn.Warm(ctx, subjects.StreamEvents, facts, from, end, always); err != nil {
+				return fmt.Errorf("look at the past: %w", err)
+			}
+			if bare, err = g.explainFrom(ctx, tenant, then, from, items, bare); err != nil {
+				return err
+			}
+			end = from
+		}
 		if since.Before(oldest) {
 			break
 		}
 	}
-	starts = slices.Compact(starts)
+	return nil
+}
+
+func always() bool { return true }
+
+// explainFrom explains what there are changes of from a place on, and returns the rest.
+func (g *Gateway) explainFrom(ctx context.Context, tenant string, then *bygone, from uint64, items []any, bare []int) ([]int, error) {
 	asking, ctx := errgroup.WithContext(ctx)
 	asking.SetLimit(pastAsks)
-	for _, i := range bare {
-		row, _ := items[i].(subjects.AgentRow)
+	rest := make([]bool, len(bare))
+	for n, i := range bare {
+		item, _ := items[i].(agentItem)
 		asking.Go(func() error {
-			last, err := g.lastBefore(ctx, subjects.AgentPresence(tenant, row.AgentID).String(), starts, then.next[row.AgentID])
-			if last != nil && last.Status == row.Status && !last.Since.After(then.at) {
-				items[i] = *last // nobody else writes to this place
+			last, more, err := g.lastBefore(ctx, subjects.AgentPresence(tenant, item.AgentID).String(), from, then.next[item.AgentID])
+			rest[n] = more // nobody else writes to these places
+			if last != nil && last.Status == item.Status && !last.Since.After(then.at) {
+				items[i] = agentItem{AgentRow: *last, Uncertain: item.Uncertain}
 			}
 			return err
 		})
 	}
-	return asking.Wait()
-}
-
-// lastBefore finds the last change on a subject before a place, from the first of the
-// starts on that has one behind it.
-func (g *Gateway) lastBefore(ctx context.Context, subject string, starts []uint64, end uint64) (*subjects.AgentRow, error) {
-	for _, from := range starts {
-		var last *subjects.AgentRow
-		for hops := 0; ; hops++ {
-			if hops == detailHops {
-				return nil, nil //nolint:nilnil // too many to find out in time
-			}
-			change, d, err := g.nextChange(ctx, subject, from)
-			if err != nil {
-				return nil, err
-			}
-			if d == nil || d.Seq >= end {
-				break
-			}
-			if change != nil {
-				last = rowOf(change, d)
-			}
-			from = d.Seq + 1
-		}
-		if last != nil {
-			return last, nil
+	err := asking.Wait()
+	var out []int
+	for n, i := range bare {
+		if rest[n] {
+			out = append(out, i)
 		}
 	}
-	return nil, nil //nolint:nilnil // nothing is kept of it
+	return out, err
+}
+
+// lastBefore finds the last change on a subject from a place on and before another.
+// More is true where there is none, and one may be further back.
+func (g *Gateway) lastBefore(ctx context.Context, subject string, from, end uint64) (last *subjects.AgentRow, more bool, err error) {
+	for range detailHops {
+		change, d, err := g.nextChange(ctx, subject, from)
+		if err != nil {
+			return nil, false, err
+		}
+		if d == nil || d.Seq >= end {
+			return last, last == nil, nil
+		}
+		if change != nil {
+			last = rowOf(change, d)
+		}
+		from = d.Seq + 1
+	}
+	return nil, false, nil // too many to find out in time
+}
+
+func tooFar(most uint64) error {
+	return &subjects.Problem{
+		Code: subjects.CodeTimeout, Message: "more has been stored since than is looked through for one question; ask about a later time",
+		Details: map[string]any{"most_bytes": most},
+	}
 }
 
 func tooEarly(oldest time.Time) error {
@@ -329,7 +372,13 @@ func tooEarly(oldest time.Time) error {
 // bygone are a tenant's agents at a time in the past. It is not written to once it is
 // made.
 type bygone struct {
-	at    time.Time
+	at time.Time
+	// agent and prefix say which agents, where not all were asked for.
+	agent, prefix string
+	// uncertain is true where nobody vouches for what it says.
+	uncertain bool
+	// from is where the search began, 0 where nothing had happened since.
+	from  uint64
 	known map[string]subjects.AgentRow
 	// next are the places of the first changes after the time, by agent, of those that
 	// were looked for.
@@ -356,7 +405,8 @@ func (p *bygone) begin(now agentSnapshot, q listQuery) {
 // bygones are the last answers about times of which all is known, so that the pages of
 // one question are found out once. The oldest makes room.
 type bygones struct {
-	settled, skew time.Duration
+	settled, skew, details time.Duration
+	bytes                  uint64
 
 	mu   sync.Mutex
 	kept []keptBygone
@@ -364,28 +414,34 @@ type bygones struct {
 
 type keptBygone struct {
 	tenant string
-	at     time.Time
 	made   time.Time
 	then   *bygone
 }
 
-// get is the answer that is kept, or nil.
-func (b *bygones) get(tenant string, at, now time.Time) *bygone {
+// get is the answer that is kept to a question, or one about more agents at the same
+// time, or nil.
+func (b *bygones) get(tenant string, q listQuery, now time.Time) *bygone {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.kept = slices.DeleteFunc(b.kept, func(k keptBygone) bool { return now.Sub(k.made) > pastKeeps })
 	for _, k := range b.kept {
-		if k.tenant == tenant && k.at.Equal(at) {
+		if k.tenant == tenant && k.then.answers(q) {
 			return k.then
 		}
 	}
 	return nil
 }
 
-// put keeps an answer, unless its time is so near that presence may have something
-// left to say of it.
+// answers reports whether all that a question is about is known here.
+func (p *bygone) answers(q listQuery) bool {
+	all := p.agent == "" && p.prefix == ""
+	return p.at.Equal(q.at) && (all || p.agent == q.agent && p.prefix == q.prefix)
+}
+
+// put keeps an answer, unless it is uncertain or its time so near that presence may
+// have something left to say of it.
 func (b *bygones) put(tenant string, then *bygone, now time.Time) {
-	if now.Sub(then.at) < b.settled {
+	if then.uncertain || now.Sub(then.at) < b.settled {
 		return
 	}
 	b.mu.Lock()
@@ -393,7 +449,7 @@ func (b *bygones) put(tenant string, then *bygone, now time.Time) {
 	if len(b.kept) == pastKept {
 		b.kept = slices.Delete(b.kept, 0, 1)
 	}
-	b.kept = append(b.kept, keptBygone{tenant: tenant, at: then.at, made: now, then: then})
+	b.kept = append(b.kept, keptBygone{tenant: tenant, made: now, then: then})
 }
 
 // list takes a page.
@@ -404,6 +460,8 @@ func (p *bygone) list(q listQuery) listResult {
 	}
 	pages := pager{limit: q.limit}
 	match := func(id string) bool { return q.status == "" || string(p.known[id].Status) == q.status }
-	pages.add(idsOf(t, q.agent), q.prefix, q.after, match, func(id string) any { return p.known[id] })
+	pages.add(idsOf(t, q.agent), q.prefix, q.after, match, func(id string) any {
+		return agentItem{AgentRow: p.known[id], Uncertain: p.uncertain}
+	})
 	return pages.result()
 }

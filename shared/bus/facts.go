@@ -83,6 +83,42 @@ func (c *Conn) NextOn(ctx context.Context, stream, subject string, from uint64) 
 	return d, d != nil, nil
 }
 
+const (
+	// warmBytes is how much of a stream lies between two of Warm's questions, a quarter
+	// of what the server keeps in a block, and warmMessages how many messages at most:
+	// the first goes by their average size.
+	warmBytes    = 2 << 20
+	warmMessages = 4000
+	// noSubject is a subject that nothing is ever stored on.
+	noSubject = "$rollcall.nothing"
+)
+
+// Warm makes the leader load the index of subjects of all blocks that have messages
+// from one sequence to another, one block at a time. The server lets go of a block's
+// index after two idle minutes. NextOn, and a consumer with a filter, load what they
+// need of it under the lock that publishing needs too, all blocks up to the next
+// message of the subject in one go: after Warm there are none to load. Take is asked
+// before each question and ends it when it is false.
+//
+// A question for a subject that has no messages looks into the one block that it
+// begins in; then the server finds that there is no such subject, and stops.
+func (c *Conn) Warm(ctx context.Context, stream string, f Facts, from, to uint64, take func() bool) error {
+	from = max(from, f.First+1) // from the first on it is not even looked into a block
+	step := uint64(warmMessages)
+	if f.Bytes > 0 && f.Last >= f.First {
+		step = min(step, warmBytes*(f.Last-f.First+1)/f.Bytes+1)
+	}
+	for seq := from; seq <= to; seq += step {
+		if !take() {
+			return ErrTooMany
+		}
+		if _, _, err := c.NextOn(ctx, stream, noSubject, seq); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // SubjectsOf lists the subjects that match filter and that messages are stored on, in
 // order. The error Is [ErrTooMany] when there are more than most, which the server
 // bounds by 100,000.

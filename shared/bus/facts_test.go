@@ -42,3 +42,25 @@ func TestLookingUpBySubject(t *testing.T) {
 		}
 	}
 }
+
+func TestWarmLooksAtEveryBlock(t *testing.T) {
+	t.Parallel()
+	conn := bustest.Start(t).Connect(t)
+	ctx := t.Context()
+	require.NoError(t, conn.EnsureStream(ctx, bus.Stream{Name: "S", Subjects: []string{"s.>"}}, 1))
+	for range 7 {
+		_, err := conn.Publish(ctx, bus.Message{Subject: "s.a", Data: make([]byte, 900<<10)})
+		require.NoError(t, err)
+	}
+	facts, err := conn.Facts(ctx, "S")
+	require.NoError(t, err)
+	asked := 0
+	most := 100
+	take := func() bool { asked++; return asked <= most }
+	require.NoError(t, conn.Warm(ctx, "S", facts, 1, facts.Last, take))
+	require.Equal(t, 2, asked, "at 2 and, about 2 MiB further, at 5")
+	most = 3
+	require.ErrorIs(t, conn.Warm(ctx, "S", facts, 1, facts.Last, take), bus.ErrTooMany)
+	require.NoError(t, conn.Warm(ctx, "S", bus.Facts{}, 1, 0, take), "of nothing there is nothing to load")
+	require.Error(t, conn.Warm(ctx, "T", facts, 1, facts.Last, func() bool { return true }), "there is no such stream")
+}
