@@ -74,14 +74,14 @@ func rowOf(s machine.BrakeState) subjects.BrakeRow {
 // The row comes first and the audit events follow, under ids that derive from the
 // row's revision: whichever process sees the row and does not find them stores
 // them, so that one that dies in between leaves nothing unsaid.
-func (s *Service) holdExpiry(ctx context.Context, now time.Time, owners []machine.Owner, alive map[string]string, stalled bool) bool {
+func (s *Service) holdExpiry(ctx context.Context, now time.Time, owners []machine.Owner, alive map[string]string, stayed []string) bool {
 	row, revision := s.brake.get()
 	before := stateOf(row)
 	if !before.Engaged && !before.Spent && allAlive(owners, alive) {
 		s.metrics.brake.Set(0)
 		return false // what it costs to count everybody is paid when somebody is missing
 	}
-	after := machine.Brake{Limit: s.config.BrakeLimit}.Step(now, before, machine.Fleet{Owners: s.roster.instancesOf(), Alive: alive, Stalled: stalled})
+	after := machine.Brake{Limit: s.config.BrakeLimit}.Step(now, before, machine.Fleet{Owners: s.roster.instancesOf(), Alive: alive, Stayed: stayed})
 	if !after.Same(before) {
 		if err := s.saveBrake(ctx, rowOf(after), revision); err != nil && ctx.Err() == nil {
 			s.log.Warn().Err(err).Msg("brake not changed; trying again")
@@ -125,7 +125,7 @@ func (s *Service) saveBrake(ctx context.Context, row subjects.BrakeRow, revision
 	line := s.log.Warn().Str("reason", row.Reason).Int("gateways", len(row.Gateways)).Time("until", row.Until)
 	if row.Engaged {
 		s.metrics.brakeEngaged.Inc()
-		line.Msg("too many gateways are missing at once; nobody is taken to be offline")
+		line.Msg("gateways are missing that may only have been cut off; nobody is taken to be offline")
 	} else {
 		line.Msg("whoever is missing is taken to be offline again")
 	}
@@ -137,6 +137,10 @@ func (s *Service) saveBrake(ctx context.Context, row subjects.BrakeRow, revision
 func (s *Service) announceBrake(ctx context.Context) error {
 	row, revision := s.brake.get()
 	if revision == 0 || revision == s.brake.announced || row.Since.IsZero() {
+		return nil
+	}
+	if stateOf(row).Settled() {
+		s.brake.announced = revision
 		return nil
 	}
 	name := subjects.AuditBrakeReleased

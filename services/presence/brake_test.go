@@ -349,23 +349,25 @@ func TestWhoIsMissingAfterAStallIsHeld(t *testing.T) {
 func TestSight(t *testing.T) {
 	t.Parallel()
 	now := time.Unix(1000, 0)
-	pass := func(v *sight, d time.Duration, paused, answered bool) bool {
+	owners, alive := []machine.Owner{{Gateway: "g1"}, {Gateway: "g2"}}, map[string]string{"g1": ""}
+	pass := func(v *sight, d time.Duration, paused, answered bool) []string {
 		now = now.Add(d)
 		v.look(now, paused, answered)
-		return v.stalled(now)
+		return v.stayed(now, owners, alive)
 	}
-	v := newSight(4 * time.Second)
-	require.False(t, pass(v, 0, false, false), "it has just begun")
-	require.False(t, pass(v, time.Second, false, true))
-	require.False(t, pass(v, 3*time.Second, false, true))
-	require.False(t, pass(v, time.Minute, true, false), "it stood still itself")
-	require.False(t, pass(v, time.Second, false, true))
-	require.False(t, pass(v, 3*time.Second, false, true))
-	require.False(t, pass(v, time.Second, false, false), "JetStream stands still")
-	require.False(t, pass(v, time.Minute, false, true), "whoever lives says so first")
-	require.True(t, pass(v, 3*time.Second, false, true))
-	require.True(t, pass(v, 4*time.Second, false, true))
-	require.False(t, pass(v, time.Second, false, true), "that was long ago")
+	v := &sight{grace: 4 * time.Second, asleep: true}
+	require.Empty(t, pass(v, 0, false, false), "it has just begun")
+	require.Empty(t, pass(v, time.Second, false, true))
+	require.Empty(t, pass(v, 3*time.Second, false, true))
+	require.Empty(t, pass(v, time.Minute, true, false), "it stood still itself")
+	require.Empty(t, pass(v, time.Second, false, true))
+	require.Empty(t, pass(v, 3*time.Second, false, true))
+	require.Empty(t, pass(v, time.Second, false, false), "JetStream stands still")
+	require.Empty(t, pass(v, time.Minute, false, true), "whoever lives says so first")
+	require.Equal(t, []string{"g2"}, pass(v, 3*time.Second, false, true))
+	delete(alive, "g1")
+	require.Equal(t, []string{"g2"}, pass(v, 4*time.Second, false, true), "who is missing later was lost later")
+	require.Empty(t, pass(v, time.Second, false, true), "that was long ago")
 }
 
 // pauseFor waits where nothing that could be waited for must happen.

@@ -26,6 +26,9 @@ const (
 	// answer from JetStream, before it trusts nothing it knows of gateways. They renew
 	// their rows every two seconds.
 	blindAfter = bus.SilentAfter
+	// stirring is how long a turn of the reaper's loop takes at most while this process
+	// runs as it should.
+	stirring = 500 * time.Millisecond
 	// reaperParallel bounds the closes under way.
 	reaperParallel = 32
 )
@@ -107,7 +110,7 @@ func (s *Service) reap(ctx context.Context) error {
 	dog, last := fresh, time.Now()
 	dog.Gone = s.gateways.missing()
 	reconnects := s.conn.NC().Stats().Reconnects
-	seeing := newSight(dog.Grace)
+	seeing := &sight{grace: dog.Grace, asleep: true}
 	tick := time.NewTicker(reaperTick)
 	defer tick.Stop()
 	for {
@@ -117,24 +120,25 @@ func (s *Service) reap(ctx context.Context) error {
 		case <-tick.C:
 		}
 		now := time.Now()
-		paused, again := now.Sub(last) > blindAfter, s.conn.NC().Stats().Reconnects
+		gap, again := now.Sub(last), s.conn.NC().Stats().Reconnects
 		last = now // and again below: what this loop itself takes is no pause
 		answered := s.pulse.Answers(now)
-		seeing.look(now, paused, answered)
-		if paused || again != reconnects || !s.conn.Connected() || !answered {
+		seeing.look(now, gap > stirring, answered)
+		if gap > blindAfter || again != reconnects || !s.conn.Connected() || !answered {
 			reconnects, dog = again, fresh
 			continue
 		}
+		// What the row says is told before it is changed: a process may have died in between.
+		if err := s.announceBrake(ctx); err != nil && ctx.Err() == nil {
+			s.log.Warn().Err(err).Msg("brake not announced; trying again")
+		}
 		owners, alive := s.roster.ownersOfLinks(), s.gateways.snapshot()
-		hold := s.holdExpiry(ctx, now, owners, alive, seeing.stalled(now))
+		hold := s.holdExpiry(ctx, now, owners, alive, seeing.stayed(now, owners, alive))
 		for _, owner := range dog.Lost(now, owners, alive, hold) {
 			if err := s.closeLost(ctx, owner, &dog); err != nil && ctx.Err() == nil {
 				dog.Cleared(owner)
 				s.log.Warn().Err(err).Str("gateway", owner.Gateway).Msg("closes of a lost gateway not all stored; trying again")
 			}
-		}
-		if err := s.announceBrake(ctx); err != nil && ctx.Err() == nil {
-			s.log.Warn().Err(err).Msg("brake not announced; trying again")
 		}
 		last = time.Now()
 	}
@@ -149,27 +153,40 @@ type sight struct {
 	// stood says that JetStream does not answer, and again since when it does.
 	stood bool
 	again time.Time
+	// away are the gateways that did not return after that; nil until they have had the
+	// time to.
+	away []string
 }
-
-func newSight(grace time.Duration) *sight { return &sight{grace: grace, asleep: true} }
 
 // look takes what is seen at a moment: whether this process stood still until then, and
 // whether JetStream has answered of late.
 func (v *sight) look(now time.Time, paused, answered bool) {
-	v.asleep = paused || v.asleep && !answered
+	v.asleep = (paused || v.asleep) && !answered
 	switch {
 	case !answered && !v.asleep:
-		v.stood = true
+		v.stood, v.away = true, nil
 	case answered && v.stood:
-		v.stood, v.again = false, now
+		v.stood, v.again, v.away = false, now, nil
 	}
 }
 
-// stalled reports whether JetStream stood still until a moment ago, and whoever lives
-// has had most of a grace since to renew its row: gateways do so every two seconds.
-func (v *sight) stalled(now time.Time) bool {
+// stayed are the gateways that did not return after JetStream stood still, from three
+// quarters of a grace after that to two graces. Gateways renew their rows every two
+// seconds, so whoever lives is back by then, and whoever dies later is not missing yet.
+func (v *sight) stayed(now time.Time, owners []machine.Owner, alive map[string]string) []string {
 	since := now.Sub(v.again)
-	return since >= v.grace*3/4 && since < 2*v.grace
+	if v.stood || since < v.grace*3/4 || since >= 2*v.grace {
+		return nil
+	}
+	if v.away == nil {
+		v.away = []string{}
+		for _, owner := range owners {
+			if _, lives := alive[owner.Gateway]; !lives {
+				v.away = append(v.away, owner.Gateway)
+			}
+		}
+	}
+	return v.away
 }
 
 // closeLost closes every connection of one owner, unless a fresh look at its

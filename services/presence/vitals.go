@@ -8,8 +8,13 @@ import (
 	"time"
 
 	"rollcall/shared/bus"
+	"rollcall/shared/daemon"
 	"rollcall/subjects"
 )
+
+// firstBeat is how long a process works before it says that it is there: what waited for
+// it is under way by then, so that it does not say that it is up to date.
+const firstBeat = 500 * time.Millisecond
 
 // vitals keeps the row that says that this process is there and how it is, for
 // gateways to show, until ctx ends; then it takes the row away. Nothing else is
@@ -17,6 +22,9 @@ import (
 func (s *Service) vitals(ctx context.Context) error {
 	id, started := s.reader.id, time.Now().UTC()
 	key := subjects.PresenceProcessKey(id)
+	if !daemon.Pause(ctx, firstBeat) {
+		return nil
+	}
 	tick := time.NewTicker(subjects.ProcessBeat)
 	defer tick.Stop()
 	var revision uint64

@@ -83,3 +83,19 @@ func testVitals(t *testing.T, s *stage) {
 	require.Nil(t, s.vitalsOf(second), "a clean stop takes the row away")
 	require.NotNil(t, s.vitalsOf(first))
 }
+
+// TestWhatWaitedIsInTheFirstWord has a process begin behind an event that waited for it.
+func TestWhatWaitedIsInTheFirstWord(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, perAgent)
+	g := s.gateway("g1")
+	first := s.start()
+	ada := g.open("ada", "laptop")
+	s.requireChanges("ada", online)
+	first.stop()
+	ada.close()
+	pauseFor(t, 2*time.Second)
+	second := s.start()
+	s.eventually(func() bool { return s.vitalsOf(second) != nil }, "no row of the process")
+	require.GreaterOrEqual(t, s.vitalsOf(second).LagMS, int64(2000))
+}

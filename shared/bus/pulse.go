@@ -25,7 +25,7 @@ var (
 // that has lost the others of its cluster, keeps its connections: being connected says
 // nothing about whether anything can be stored or known. The zero Pulse has never been
 // felt.
-type Pulse struct{ at atomic.Int64 }
+type Pulse struct{ at atomic.Pointer[time.Time] } // with its monotonic reading
 
 // Feel asks JetStream for a trifle about a bucket, again and again, until ctx ends.
 func (p *Pulse) Feel(ctx context.Context, rows *KV) error {
@@ -47,11 +47,12 @@ func (p *Pulse) Feel(ctx context.Context, rows *KV) error {
 }
 
 // Felt notes that JetStream answered what it was asked at a time.
-func (p *Pulse) Felt(asked time.Time) { p.at.Store(asked.UnixNano()) }
+func (p *Pulse) Felt(asked time.Time) { p.at.Store(&asked) }
 
 // Answers reports whether JetStream has answered of late.
 func (p *Pulse) Answers(now time.Time) bool {
-	return now.Sub(time.Unix(0, p.at.Load())) <= SilentAfter
+	at := p.at.Load()
+	return at != nil && now.Sub(*at) <= SilentAfter
 }
 
 // Fault is nil while NATS is connected and JetStream answers, and says what is wrong

@@ -50,9 +50,9 @@ type Fleet struct {
 	Owners map[Owner]map[string]int
 	// Alive maps each live gateway to its incarnation.
 	Alive map[string]string
-	// Stalled says that JetStream stood still until a moment ago, and that whoever lives
-	// has had the time since to say so.
-	Stalled bool
+	// Stayed are the gateways that did not return after JetStream had stood still, though
+	// they have had the time to. They are named for as long as that is news.
+	Stayed []string
 }
 
 // missing lists the gateways that hold connections and are not there at all.
@@ -101,28 +101,49 @@ func (f Fleet) outage(missing []string) string {
 // where nothing changes.
 func (b Brake) Step(now time.Time, s BrakeState, f Fleet) BrakeState {
 	missing := f.missing()
-	reason := f.outage(missing)
-	if reason == "" && len(missing) > 0 && (f.Stalled || s.Engaged && s.Reason == BrakeStall) {
-		reason = BrakeStall
+	reason, gateways := f.outage(missing), missing
+	stayed, still := both(missing, f.Stayed), both(missing, s.Gateways)
+	if reason == "" && len(stayed) > 0 {
+		reason, gateways = BrakeStall, stayed
 	}
 	switch {
-	case s.Engaged && reason == "":
-		return BrakeState{Since: s.Since, Until: now, Reason: BrakeReturned, Gateways: s.Gateways}
 	case s.Engaged && !now.Before(s.Until):
 		return BrakeState{Since: s.Since, Until: now, Reason: BrakeLimit, Gateways: s.Gateways, Spent: true}
-	case s.Engaged, reason == "" && !s.Spent, reason != "" && s.Spent:
+	case s.Engaged && reason == BrakeStall && s.Reason != BrakeStall:
+		s.Reason, s.Gateways = reason, gateways // the others are back
+		return s
+	case s.Engaged && (reason != "" || s.Reason == BrakeStall && len(still) > 0):
+		return s
+	case s.Engaged:
+		return BrakeState{Since: s.Since, Until: now, Reason: BrakeReturned, Gateways: s.Gateways}
+	case s.Spent && (reason != "" || len(still) > 0), !s.Spent && reason == "":
 		return s
 	case s.Spent:
 		return BrakeState{Since: s.Since, Until: s.Until, Reason: s.Reason, Gateways: s.Gateways}
 	default:
-		return BrakeState{Engaged: true, Since: now, Until: now.Add(b.Limit), Reason: reason, Gateways: missing}
+		return BrakeState{Engaged: true, Since: now, Until: now.Add(b.Limit), Reason: reason, Gateways: gateways}
 	}
+}
+
+// both are those of the first that are among the second too.
+func both(first, second []string) []string {
+	var out []string
+	for _, s := range first {
+		if slices.Contains(second, s) {
+			out = append(out, s)
+		}
+	}
+	return out
 }
 
 // Holds reports whether expiry waits.
 func (s BrakeState) Holds(now time.Time) bool { return s.Engaged && now.Before(s.Until) }
 
+// Settled reports whether the state is what is left of one that was released at its
+// limit, once its gateways are back or gone: there is nothing more to say of it.
+func (s BrakeState) Settled() bool { return !s.Engaged && !s.Spent && s.Reason == BrakeLimit }
+
 // Same reports whether nothing has changed.
 func (s BrakeState) Same(o BrakeState) bool {
-	return s.Engaged == o.Engaged && s.Spent == o.Spent && s.Since.Equal(o.Since) && s.Until.Equal(o.Until)
+	return s.Engaged == o.Engaged && s.Spent == o.Spent && s.Reason == o.Reason && s.Since.Equal(o.Since) && s.Until.Equal(o.Until)
 }

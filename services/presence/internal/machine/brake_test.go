@@ -86,21 +86,35 @@ func TestBrakeReleases(t *testing.T) {
 func TestBrakeAfterAStall(t *testing.T) {
 	t.Parallel()
 	brake := machine.Brake{Limit: time.Minute}
-	all, two := fleetOf([]int{5, 5, 5}, 0, 1, 2), fleetOf([]int{5, 5, 5}, 0, 1)
+	all, two, one := fleetOf([]int{5, 5, 5}, 0, 1, 2), fleetOf([]int{5, 5, 5}, 0, 1), fleetOf([]int{5, 5, 5}, 0, 2)
 	require.False(t, brake.Step(at(0), machine.BrakeState{}, two).Engaged, "that alone is a loss")
-	stalled := two
-	stalled.Stalled = true
-	engaged := brake.Step(at(0), machine.BrakeState{}, stalled)
+	stayed := func(f machine.Fleet, gateways ...string) machine.Fleet {
+		f.Stayed = gateways
+		return f
+	}
+	engaged := brake.Step(at(0), machine.BrakeState{}, stayed(two, "g2"))
 	require.True(t, engaged.Engaged)
 	require.Equal(t, machine.BrakeStall, engaged.Reason)
 	require.Equal(t, []string{"g2"}, engaged.Gateways)
 	require.Equal(t, engaged, brake.Step(at(30), engaged, two), "it holds, also when the stall is long over")
 	require.Equal(t, machine.BrakeReturned, brake.Step(at(30), engaged, all).Reason)
+	require.Equal(t, machine.BrakeReturned, brake.Step(at(30), engaged, one).Reason, "another one that is lost meanwhile does not prolong it")
+
 	spent := brake.Step(at(60), engaged, two)
 	require.Equal(t, machine.BrakeLimit, spent.Reason)
-	require.False(t, brake.Step(at(61), spent, two).Engaged, "expiry goes on")
-	all.Stalled = true
-	require.False(t, brake.Step(at(0), machine.BrakeState{}, all).Engaged, "nobody is missing")
+	require.Equal(t, spent, brake.Step(at(61), spent, stayed(two, "g2")), "expiry goes on, also after another stall")
+	require.False(t, brake.Step(at(70), spent, all).Spent)
+
+	require.False(t, brake.Step(at(0), machine.BrakeState{}, stayed(all, "g2")).Engaged, "it is back")
+
+	// All lapse in a stall, and all but one return.
+	none := brake.Step(at(0), machine.BrakeState{}, fleetOf([]int{5, 5, 5}))
+	require.Equal(t, machine.BrakeGateways, none.Reason)
+	straggler := brake.Step(at(3), none, stayed(two, "g2"))
+	require.Equal(t, machine.BrakeState{
+		Engaged: true, Since: none.Since, Until: none.Until, Reason: machine.BrakeStall, Gateways: []string{"g2"},
+	}, straggler)
+	require.True(t, brake.Step(at(30), straggler, two).Engaged)
 }
 
 // TestBrakeNeverHoldsLongerThanItMay plays any fleets on one brake.
@@ -119,7 +133,9 @@ func TestBrakeNeverHoldsLongerThanItMay(t *testing.T) {
 			}
 			before := s
 			fleet := fleetOf([]int{10, 10, 10, 10}, alive...)
-			fleet.Stalled = rapid.Bool().Draw(t, "stalled")
+			if rapid.Bool().Draw(t, "stalled") {
+				fleet.Stayed = []string{"g0", "g1"}
+			}
 			s = brake.Step(at(uint64(n)), s, fleet)
 			if s.Engaged && !before.Engaged {
 				since = at(uint64(n))
@@ -128,7 +144,7 @@ func TestBrakeNeverHoldsLongerThanItMay(t *testing.T) {
 			if s.Engaged {
 				require.Less(t, at(uint64(n)).Sub(since), 10*time.Second+time.Nanosecond)
 				require.Less(t, len(alive), 4)
-				require.True(t, len(alive) <= 1 || fleet.Stalled || s.Reason == machine.BrakeStall)
+				require.True(t, len(alive) <= 1 || s.Reason == machine.BrakeStall)
 			}
 		}
 	})
