@@ -45,42 +45,40 @@ func (c *Conn) Facts(ctx context.Context, stream string) (Facts, error) {
 // SeqAt is the sequence of the first message on subjects that match filter and was
 // stored at a time or later. Found is false when there is none.
 func (c *Conn) SeqAt(ctx context.Context, stream, filter string, at time.Time) (seq uint64, found bool, err error) {
-	question := map[string]any{"start_time": at.UTC(), "next_by_subj": filter, "no_hdr": true}
-	err = c.retry(ctx, func(ctx context.Context) error {
-		msg, err := c.fromLeader(ctx, stream, question)
-		switch {
-		case errors.Is(err, jetstream.ErrMsgNotFound):
-			return nil
-		case err == nil:
-			seq = msg.Sequence
-		}
-		return err
-	})
+	msg, err := c.next(ctx, stream, map[string]any{"start_time": at.UTC(), "next_by_subj": filter, "no_hdr": true})
 	if err != nil {
 		return 0, false, sorted(err, "look for the first message of %q since %s", filter, at.UTC().Format(time.RFC3339))
 	}
-	return seq, seq > 0, nil
+	if msg == nil {
+		return 0, false, nil
+	}
+	return msg.Sequence, true, nil
 }
 
 // NextOn reads the first message at a sequence or later that is stored on a subject.
 // Found is false when there is none. The leader finds it by its index of subjects, far
 // quicker than a consumer that has to pass over what lies between.
 func (c *Conn) NextOn(ctx context.Context, stream, subject string, from uint64) (d *Delivery, found bool, err error) {
-	question := map[string]any{"seq": from, "next_by_subj": subject}
-	err = c.retry(ctx, func(ctx context.Context) error {
-		msg, err := c.fromLeader(ctx, stream, question)
-		switch {
-		case errors.Is(err, jetstream.ErrMsgNotFound):
-			return nil
-		case err == nil:
-			d = &Delivery{Subject: msg.Subject, Header: msg.Header, Data: msg.Data, Stream: stream, Seq: msg.Sequence, Attempt: 1, Time: msg.Time}
-		}
-		return err
-	})
+	msg, err := c.next(ctx, stream, map[string]any{"seq": from, "next_by_subj": subject})
 	if err != nil {
 		return nil, false, sorted(err, "look for the first message on %q from %d on", subject, from)
 	}
-	return d, d != nil, nil
+	if msg == nil {
+		return nil, false, nil
+	}
+	return &Delivery{Subject: msg.Subject, Header: msg.Header, Data: msg.Data, Stream: stream, Seq: msg.Sequence, Attempt: 1, Time: msg.Time}, true, nil
+}
+
+// next is the message that a question to the leader finds, or nil.
+func (c *Conn) next(ctx context.Context, stream string, question map[string]any) (found *jetstream.RawStreamMsg, err error) {
+	err = c.retry(ctx, func(ctx context.Context) (err error) {
+		found, err = c.fromLeader(ctx, stream, question)
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			return nil
+		}
+		return err
+	})
+	return found, err
 }
 
 const (
