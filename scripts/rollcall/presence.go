@@ -109,8 +109,17 @@ func (l *listing) agents(ctx context.Context, g *gateway, std Streams, q presenc
 	if q.at != "" {
 		now, _ = time.Parse(time.RFC3339, q.at) // checked: ages are those of then
 	}
-	return l.table(std, agentHead(), cellsOf(rows, func(r agentRow) []string { return agentCells(now, r) }))
+	return l.table(std, agentHead(), cellsOf(rows, func(r agentRow) []string {
+		cells := agentCells(now, r)
+		if q.at != "" {
+			cells[agentConnections], cells[agentLeases] = "-", "-" // nothing is known of those
+		}
+		return cells
+	}))
 }
+
+// Where an agent's connections and leases are counted.
+const agentConnections, agentLeases = 4, 5
 
 func (l *listing) instances(ctx context.Context, g *gateway, std Streams, q presenceQuery) error {
 	var rows []instanceRow

@@ -13,7 +13,7 @@ import (
 const (
 	// surveyEvery is how often NATS is looked at again: servers and replicas change
 	// under processes that run.
-	surveyEvery   = 30 * time.Second
+	surveyEvery   = 10 * time.Second
 	surveyTimeout = 5 * time.Second
 )
 

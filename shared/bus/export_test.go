@@ -29,3 +29,6 @@ type Listing = listing
 func (l *listing) Ended(status string, header nats.Header, last uint64) (more bool, err error) {
 	return l.ended(status, header, last)
 }
+
+// Away is what a survey says of a cluster.
+var Away = away

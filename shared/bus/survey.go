@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 )
@@ -74,6 +75,7 @@ func (c *Conn) Look(ctx context.Context, replicas int, sync string, besides ...s
 		found.Faults = append(found.Faults, fmt.Sprintf("server %s is older than %s", found.ServerVersion, MinServerVersion))
 	}
 	slices.Sort(found.Faults)
+	found.Faults = slices.Compact(found.Faults) // a server has copies of several streams
 	return found
 }
 
@@ -83,7 +85,9 @@ func (s *Survey) count(ctx context.Context, c *Conn, name string, replicas int) 
 	if err != nil {
 		return err
 	}
-	has := stream.CachedInfo().Config.Replicas
+	info := stream.CachedInfo()
+	s.Faults = append(s.Faults, away(info.Cluster)...)
+	has := info.Config.Replicas
 	if s.Replicas == 0 || has < s.Replicas {
 		s.Replicas = has
 	}
@@ -91,6 +95,22 @@ func (s *Survey) count(ctx context.Context, c *Conn, name string, replicas int) 
 		s.Faults = append(s.Faults, fmt.Sprintf("%s has %d replicas, not %d", name, has, replicas))
 	}
 	return nil
+}
+
+// awayAfter is for how long a server's copy may not be heard of by its leader.
+const awayAfter = 10 * time.Second
+
+// away names the servers whose copies a stream's leader does not hear of.
+func away(cluster *jetstream.ClusterInfo) (out []string) {
+	if cluster == nil {
+		return nil
+	}
+	for _, peer := range cluster.Replicas {
+		if peer.Offline || !peer.Current && peer.Active > awayAfter {
+			out = append(out, fmt.Sprintf("server %s is away", peer.Name))
+		}
+	}
+	return out
 }
 
 // older compares versions such as 2.15.2 or v2.16.0-RC.1 by their numbers. One that

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"encoding/json"
 	"testing"
+	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/rs/zerolog"
 	"github.com/stretchr/testify/require"
 
@@ -44,6 +46,19 @@ func TestSurvey(t *testing.T) {
 			require.Empty(t, found.Faults)
 		}
 	}
+}
+
+// TestSurveyNamesServersThatAreAway has copies on one server that is there, on one that
+// is behind, and on two that are away.
+func TestSurveyNamesServersThatAreAway(t *testing.T) {
+	t.Parallel()
+	require.Empty(t, bus.Away(nil), "a server on its own")
+	require.Equal(t, []string{"server c is away", "server d is away"}, bus.Away(&jetstream.ClusterInfo{Replicas: []*jetstream.PeerInfo{
+		{Name: "a", Current: true, Active: time.Minute},
+		{Name: "b", Active: time.Second, Lag: 100},
+		{Name: "c", Active: time.Minute},
+		{Name: "d", Offline: true},
+	}}))
 }
 
 // TestSurveyLooksBesides looks at a stream that somebody else has made, which has less

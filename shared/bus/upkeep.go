@@ -61,7 +61,7 @@ func (c *Conn) Upkeep(ctx context.Context) error {
 		}
 		for _, a := range c.kept() {
 			if err := c.look(ctx, a); err != nil && ctx.Err() == nil {
-				c.log.Error().Err(err).Str("stream", a.want.Name).Msg("stream not looked after")
+				c.log.Warn().Err(err).Str("stream", a.want.Name).Msg("stream not looked after; trying again")
 			}
 		}
 	}
