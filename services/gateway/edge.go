@@ -175,6 +175,6 @@ func (g *Gateway) command(ctx context.Context, o order) (json.RawMessage, error)
 		}
 		return m.Result, nil
 	case <-ctx.Done():
-		return nil, fmt.Errorf("await the reply to %s: %w: %w", o.name, bus.ErrUnavailable, ctx.Err())
+		return nil, fmt.Errorf("await the lease service's reply to %s: %w: %w", o.name, bus.ErrUnavailable, ctx.Err())
 	}
 }
