@@ -76,7 +76,7 @@ func (c *checker) step(a *agent, e event) {
 	for _, s := range a.states {
 		for _, o := range c.outcomes(s, e) {
 			o.faults = append(slices.Clip(o.faults), c.faults(o, e)...)
-			o.explained = append(slices.Clip(o.explained), c.explains(o, e)...)
+			o.explained = append(slices.Clip(o.explained), c.explains(e)...)
 			next = append(next, o.state)
 		}
 	}
@@ -246,19 +246,33 @@ func (c *checker) faults(o outcome, e event) []Violation {
 			}
 		}
 	}
+	for _, said := range c.auditsOf(e) {
+		if o.audit == nil || said.subject != subjects.Audit(e.subject.Tenant, e.subject.Agent, o.audit.name) {
+			fault(Justified, said.Subject, []uint64{e.Seq, said.Seq}, "%s does not follow from %s: %s", said.envelope.Type, e.envelope.Type, said.envelope.Payload)
+		}
+	}
 	return out
 }
 
-// explains lists the announcements that an event accounts for. A change that is
-// wrong is a fault already.
-func (c *checker) explains(o outcome, e event) (seqs []uint64) {
+// auditsOf are the audits of an agent's leases that name an event as their cause.
+func (c *checker) auditsOf(e event) (out []event) {
+	for _, name := range []string{subjects.AuditStaleConnection, subjects.AuditBeginAfterDisconnect, subjects.AuditEndAfterDisconnect} {
+		if said, is := c.announced[subjects.Audit(e.subject.Tenant, e.subject.Agent, name).String()][e.Seq]; is {
+			out = append(out, said)
+		}
+	}
+	return out
+}
+
+// explains lists the announcements that an event accounts for. What is wrong is a fault
+// already: it has to count against the state in which it is, where openings that may
+// have been refused leave several.
+func (c *checker) explains(e event) (seqs []uint64) {
 	if said, is := c.announced[subjects.AgentPresence(e.subject.Tenant, e.subject.Agent).String()][e.Seq]; is {
 		seqs = append(seqs, said.Seq)
 	}
-	if o.audit != nil {
-		if said, is := c.announced[subjects.Audit(e.subject.Tenant, e.subject.Agent, o.audit.name).String()][e.Seq]; is {
-			seqs = append(seqs, said.Seq)
-		}
+	for _, said := range c.auditsOf(e) {
+		seqs = append(seqs, said.Seq)
 	}
 	return seqs
 }

@@ -81,7 +81,8 @@ type cast struct {
 	gateway, device, other      string
 	first, second               string // incarnations
 	early, late, bob, own, own2 string // connections
-	done, lost, held            string // leases
+	refused                     string // another of ada's
+	done, lost, held, stale     string // leases
 }
 
 func device(letter string) string { return "dev_" + strings.Repeat(letter, 51) + "a" }
@@ -92,7 +93,7 @@ func goodHistory(t *testing.T) audit.History {
 	id := subjects.NewID
 	who := cast{gateway: device("g"), device: device("a"), other: device("b")}
 	for _, field := range []*string{
-		&who.first, &who.second, &who.early, &who.late, &who.bob, &who.own, &who.own2, &who.done, &who.lost, &who.held,
+		&who.first, &who.second, &who.early, &who.late, &who.bob, &who.own, &who.own2, &who.done, &who.lost, &who.held, &who.refused, &who.stale,
 	} {
 		*field = id()
 	}
@@ -161,6 +162,17 @@ func goodHistory(t *testing.T) audit.History {
 	holding := lease(&held, subjects.TypeLeaseGranted, subjects.LeaseGranted)
 	s.changed(holding, subjects.PresenceChanged{AgentID: "ada", Status: subjects.StatusWorking, Previous: subjects.StatusOnline, Reason: subjects.ReasonLeaseGranted, Connections: 1, Leases: 1})
 
+	// While she works an opening of the dead incarnation comes late, and presence refuses
+	// it: nothing but the audits of its lease tells.
+	s.tell(subjects.AgentConnection(acme, "ada", "opened"), id(), "", opened(who.refused, who.other, who.first, subjects.RoleNode))
+	stale := subjects.LeaseRow{LeaseID: who.stale, AgentID: "ada", ConnectionID: who.refused, Resource: "repo", RequestedAt: s.now}
+	lease(&stale, subjects.TypeLeaseRequested, subjects.LeasePending)
+	record := subjects.AuditRecord{AgentID: "ada", LeaseID: who.stale, Kind: "begin", StaleConnectionID: who.refused, CurrentConnectionID: who.late}
+	s.says(lease(&stale, subjects.TypeLeaseGranted, subjects.LeaseGranted), subjects.Audit(acme, "ada", subjects.AuditStaleConnection), record)
+	s.tell(subjects.AgentConnection(acme, "ada", "closed"), id(), "", subjects.ConnectionClosed{ConnectionID: who.refused, InstanceID: who.other, Reason: subjects.ClosedGatewayLost})
+	stale.EndedAt, stale.Reason, record.Kind = s.now, subjects.LeaseReasonDisconnect, "end"
+	s.says(lease(&stale, subjects.TypeLeaseExpired, subjects.LeaseExpired), subjects.Audit(acme, "ada", subjects.AuditStaleConnection), record)
+
 	// An opening of the dead incarnation comes late, and presence refuses it.
 	bob := s.tell(subjects.AgentConnection(acme, "bob", "opened"), id(), "", opened(who.bob, who.other, who.first, subjects.RoleNode))
 	_ = bob
@@ -174,6 +186,7 @@ func goodHistory(t *testing.T) audit.History {
 	s.h.Leases = []audit.Row{
 		row(subjects.LeaseKey(acme, "ada", who.done), done), row(subjects.LeaseKey(acme, "ada", who.lost), lost),
 		row(subjects.LeaseKey(acme, "ada", who.held), held), row(subjects.ClosedKey(acme, who.early), subjects.ClosedRow{}),
+		row(subjects.LeaseKey(acme, "ada", who.stale), stale), row(subjects.ClosedKey(acme, who.refused), subjects.ClosedRow{}),
 	}
 	s.h.Presence = []audit.Row{
 		row(subjects.AgentKey(acme, "ada"), subjects.AgentRow{
