@@ -226,7 +226,7 @@ func problemOf(log zerolog.Logger, err error) *subjects.Problem {
 
 func unavailable() *subjects.Problem {
 	return &subjects.Problem{
-		Code: subjects.CodeUnavailable, Message: "no answer in time; whether anything was done is not known",
+		Code: subjects.CodeUnavailable, Message: "not stored, or not known to be, in time",
 		Details: map[string]any{"retry_after_ms": retryAfter.Milliseconds()},
 	}
 }
