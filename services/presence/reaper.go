@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -179,12 +180,7 @@ func (v *sight) stayed(now time.Time, owners []machine.Owner, alive map[string]s
 		return nil
 	}
 	if v.away == nil {
-		v.away = []string{}
-		for _, owner := range owners {
-			if _, lives := alive[owner.Gateway]; !lives {
-				v.away = append(v.away, owner.Gateway)
-			}
-		}
+		v.away = append([]string{}, machine.Missing(slices.Values(owners), alive)...) // not nil
 	}
 	return v.away
 }

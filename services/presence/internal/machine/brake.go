@@ -1,6 +1,8 @@
 package machine
 
 import (
+	"iter"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -55,11 +57,12 @@ type Fleet struct {
 	Stayed []string
 }
 
-// missing lists the gateways that hold connections and are not there at all.
-func (f Fleet) missing() []string {
+// Missing lists the gateways that own connections and are not alive as any incarnation,
+// each once and in order.
+func Missing(owners iter.Seq[Owner], alive map[string]string) []string {
 	var out []string
-	for owner := range f.Owners {
-		if _, lives := f.Alive[owner.Gateway]; !lives && !slices.Contains(out, owner.Gateway) {
+	for owner := range owners {
+		if _, lives := alive[owner.Gateway]; !lives && !slices.Contains(out, owner.Gateway) {
 			out = append(out, owner.Gateway)
 		}
 	}
@@ -100,7 +103,7 @@ func (f Fleet) outage(missing []string) string {
 // Step is the state that follows from what is there now. It is the same state
 // where nothing changes.
 func (b Brake) Step(now time.Time, s BrakeState, f Fleet) BrakeState {
-	missing := f.missing()
+	missing := Missing(maps.Keys(f.Owners), f.Alive)
 	reason, gateways := f.outage(missing), missing
 	stayed, still := both(missing, f.Stayed), both(missing, s.Gateways)
 	if reason == "" && len(stayed) > 0 {
