@@ -21,14 +21,13 @@ import (
 // us and another to the next reader.
 func Decode[T any](data []byte) (T, error) {
 	var v, zero T
-	if !utf8.Valid(data) {
-		return zero, Invalid("", "must be UTF-8")
-	}
 	// It finds what is no JSON by itself. What it says of types comes second: it is
 	// not told which field a fault is in where a value decodes itself.
 	fault := json.Unmarshal(data, &v)
-	if fault != nil && !json.Valid(data) {
-		return zero, Invalid("", "must be one JSON value")
+	if fault != nil || !utf8.Valid(data) {
+		if err := checkJSON("", data); err != nil {
+			return zero, err
+		}
 	}
 	if err := closed.value(shapeOf(reflect.TypeFor[T]()), bytes.TrimSpace(data), ""); err != nil {
 		return zero, err
