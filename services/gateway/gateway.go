@@ -309,7 +309,7 @@ func (g *Gateway) follow(ctx context.Context, background *tasks, presence, gatew
 // leaves the last good one in force.
 func (g *Gateway) applySetting(u bus.Update) {
 	if u.Reset { // what was set stays until it is set anew
-		g.log.Error().Str("bucket", subjects.BucketSettings).Msg("settings were removed; what was set stays in force here, and is not known to a process that starts now, until it is set anew")
+		daemon.SettingsRemoved(g.log, subjects.BucketSettings)
 		return
 	}
 	if u.Key == subjects.SettingsAccount {

@@ -229,7 +229,7 @@ func (s *Service) watch(ctx context.Context, group *errgroup.Group) {
 			case u.Synced:
 				s.markSynced()
 			case u.Reset: // what was set stays until it is set anew
-				s.log.Error().Str("bucket", subjects.BucketSettings).Msg("settings were removed; what was set stays in force here, and is not known to a process that starts now, until it is set anew")
+				daemon.SettingsRemoved(s.log, subjects.BucketSettings)
 			default:
 				s.settings.apply(u)
 			}

@@ -25,7 +25,7 @@ const (
 	SyncUnknown  = "unknown"
 )
 
-// Survey is what a process found of NATS when it started.
+// Survey is what a process found of NATS, when it started or since.
 type Survey struct {
 	// ServerVersion is that of the server it is connected to.
 	ServerVersion string

@@ -133,3 +133,9 @@ func logLevel(text string) (zerolog.Level, error) {
 		return zerolog.NoLevel, fmt.Errorf("%q is not debug, info, warn or error", text)
 	}
 }
+
+// SettingsRemoved says in the log that the bucket of settings was removed, and what that
+// means.
+func SettingsRemoved(log zerolog.Logger, bucket string) {
+	log.Error().Str("bucket", bucket).Msg("settings were removed; what was set stays in force here, and is not known to a process that starts now, until it is set anew")
+}
