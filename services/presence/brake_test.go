@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"rollcall/services/presence/internal/machine"
+	"rollcall/shared/bus"
 	"rollcall/subjects"
 )
 
@@ -343,6 +344,34 @@ func TestWhoIsMissingAfterAStallIsHeld(t *testing.T) {
 	require.Equal(t, machine.BrakeStall, engaged.Reason)
 	closed := s.events(subjects.TypeConnectionClosed)[0]
 	require.False(t, closed.event.OccurredAt.Before(engaged.Since.Add(4*time.Second)), "it held for its whole limit")
+}
+
+// TestWhoIsMissingAfterAStallBeforeTheStart is that with a process that starts while
+// JetStream does not answer.
+func TestWhoIsMissingAfterAStallBeforeTheStart(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, perAgent)
+	before := s.start()
+	lives, dies := s.gateway("g1"), s.gateway("g2")
+	lives.open("ada", "laptop")
+	dies.open("bob", "phone")
+	s.requireChanges("ada", online)
+	s.requireChanges("bob", online)
+	before.stop()
+	dies.beat(time.Second)
+	s.server.StopJetStream(t)
+	const limit = 6 * time.Second
+	p := s.begin(func(c *Config) { c.BrakeLimit, c.Grace = limit, 2*time.Second })
+	pauseFor(t, 2*bus.SilentAfter)
+	s.server.Restart(t)
+	p.requireReady(s)
+	ready := time.Now()
+	lives.beat(0)
+	s.requireChanges("bob", online, offline)
+	s.requireChanges("ada", online)
+	closed := s.events(subjects.TypeConnectionClosed)[0]
+	require.False(t, closed.event.OccurredAt.Before(ready.Add(limit)), "it held for its whole limit")
+	require.NotEmpty(t, s.events("audit.presence.brake_engaged"))
 }
 
 // TestSight tells a stall of JetStream from one of this process.

@@ -105,13 +105,16 @@ func (g *gateways) snapshot() map[string]string {
 // answered, or stopped itself. After that everybody gets a whole grace, and who is still
 // missing at its end is held by the brake where it was JetStream that stood still. A process that
 // has just started gives a gateway that was gone before only what is left of its: the
-// server, which was there, saw its row lapse, and nobody may have watched since.
+// server, which was there, saw its row lapse, and nobody may have watched since. Where
+// the server kept the start waiting, it was not there either.
 func (s *Service) reap(ctx context.Context) error {
 	fresh := machine.Watchdog{Grace: s.config.Grace, Repeat: reaperRepeat}
 	dog, last := fresh, time.Now()
-	dog.Gone = s.gateways.missing()
+	seeing := &sight{grace: dog.Grace, asleep: true, stood: s.conn.Waited()}
+	if gone := s.gateways.missing(); !seeing.stood {
+		dog.Gone = gone
+	}
 	reconnects := s.conn.NC().Stats().Reconnects
-	seeing := &sight{grace: dog.Grace, asleep: true}
 	tick := time.NewTicker(reaperTick)
 	defer tick.Stop()
 	for {

@@ -164,6 +164,19 @@ func (s *stage) config() Config {
 // start runs a presence process until it is stopped or the test ends.
 func (s *stage) start(adjust ...func(*Config)) *process {
 	s.t.Helper()
+	p := s.begin(adjust...)
+	p.requireReady(s)
+	return p
+}
+
+func (p *process) requireReady(s *stage) {
+	s.t.Helper()
+	s.eventually(func() bool { return p.health.Ready() == nil }, "presence is not ready")
+}
+
+// begin is start for a process that has to wait before it is ready.
+func (s *stage) begin(adjust ...func(*Config)) *process {
+	s.t.Helper()
 	config := s.config()
 	for _, a := range adjust {
 		a(&config)
@@ -195,7 +208,6 @@ func (s *stage) start(adjust ...func(*Config)) *process {
 		_ = end()
 	}
 	s.t.Cleanup(p.stop)
-	s.eventually(func() bool { return service.health.Ready() == nil }, "presence is not ready")
 	return p
 }
 

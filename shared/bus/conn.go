@@ -63,6 +63,9 @@ type Conn struct {
 	// assets are the streams and buckets to make again when they are gone.
 	assets map[string]*asset
 
+	// waited says that an answer was late once.
+	waited atomic.Bool
+
 	// hurry wakes upkeep; remade counts what it found to be another one.
 	hurry  chan struct{}
 	remade atomic.Uint64
@@ -88,9 +91,13 @@ func Connect(ctx context.Context, o Options) (*Conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect to NATS: %w", err)
 	}
+	began := time.Now()
 	for said := ""; ; {
 		nc, err := nats.Connect(o.URL, opts...)
 		if err == nil {
+			if said != "" {
+				c.noteWait(began)
+			}
 			return c.adopt(nc)
 		}
 		if said != err.Error() {
@@ -267,7 +274,11 @@ func (c *Conn) retry(ctx context.Context, request func(context.Context) error) e
 		if !pause(ctx, c.wake(), wait.next()) {
 			return fmt.Errorf("%w: %w", ErrUnavailable, err)
 		}
-		if err = c.once(ctx, request); err == nil || classify(err) != classTransient {
+		if err = c.once(ctx, request); err == nil {
+			c.noteWait(began)
+			return nil
+		}
+		if classify(err) != classTransient {
 			return err
 		}
 	}
@@ -277,8 +288,12 @@ func (c *Conn) retry(ctx context.Context, request func(context.Context) error) e
 // done, fails for a reason that will not pass, or ctx ends: a process that starts while
 // JetStream does not answer is to start all the same.
 func (c *Conn) Insist(ctx context.Context, do func(context.Context) error) error {
+	began := time.Now()
 	for wait, said := (backoff{}), false; ; said = true {
 		err := do(ctx)
+		if err == nil && said {
+			c.noteWait(began)
+		}
 		if err == nil || !passing(err) || ctx.Err() != nil {
 			return err
 		}
@@ -290,6 +305,18 @@ func (c *Conn) Insist(ctx context.Context, do func(context.Context) error) error
 		}
 	}
 }
+
+// noteWait notes since when something has been tried that had failed, and was done now.
+func (c *Conn) noteWait(began time.Time) {
+	if time.Since(began) >= SilentAfter {
+		c.waited.Store(true)
+	}
+}
+
+// Waited reports whether NATS or JetStream has left this process without an answer to a
+// question for [SilentAfter] or longer so far. What takes long and does not fail does not
+// count: that is work, not silence.
+func (c *Conn) Waited() bool { return c.waited.Load() }
 
 // wake is closed when the connection returns; nil while it is there.
 func (c *Conn) wake() <-chan struct{} {

@@ -342,3 +342,41 @@ func TestInsist(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	require.ErrorIs(t, conn.Insist(ctx, func(context.Context) error { cancel(); return bus.ErrUnavailable }), bus.ErrUnavailable)
 }
+
+// TestWaited tells a start that was kept waiting from one that took long, or failed
+// for a moment.
+func TestWaited(t *testing.T) {
+	t.Parallel()
+	srv := bustest.Start(t)
+	conn := srv.Connect(t)
+	require.NoError(t, conn.Insist(t.Context(), func(context.Context) error { time.Sleep(bus.SilentAfter); return nil }))
+	failures := 1
+	require.NoError(t, conn.Insist(t.Context(), func(context.Context) error {
+		if failures--; failures < 0 {
+			return nil
+		}
+		return bus.ErrUnavailable
+	}))
+	require.False(t, conn.Waited())
+	until := time.Now().Add(bus.SilentAfter)
+	require.NoError(t, conn.Insist(t.Context(), func(context.Context) error {
+		if time.Now().After(until) {
+			return nil
+		}
+		return bus.ErrUnavailable
+	}))
+	require.True(t, conn.Waited())
+
+	srv.Stop(t)
+	connected := make(chan *bus.Conn)
+	go func() {
+		conn, _ := bus.Connect(t.Context(), bus.Options{URL: srv.URL(), Log: zerolog.Nop()})
+		connected <- conn
+	}()
+	time.Sleep(bus.SilentAfter + time.Second)
+	srv.Restart(t)
+	conn = <-connected
+	require.NotNil(t, conn)
+	t.Cleanup(func() { _ = conn.Close(context.WithoutCancel(t.Context())) })
+	require.True(t, conn.Waited())
+}
