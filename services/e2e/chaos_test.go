@@ -209,12 +209,15 @@ func (c *chaos) verify(loads []*actor) audit.History {
 		require.NoError(t, err)
 		require.NoError(t, os.WriteFile(dir, data, 0o600))
 	}
+	broken := map[audit.Invariant]int{}
 	for i, v := range violations {
-		if i == 40 {
-			t.Errorf("and %d more", len(violations)-i)
-			break
+		broken[v.Invariant]++
+		if i < 40 {
+			t.Error(v.String())
 		}
-		t.Error(v.String())
+	}
+	if len(violations) > 40 {
+		t.Errorf("and %d more; of each invariant: %v", len(violations)-40, broken)
 	}
 	live := 0
 	for _, l := range loads {
