@@ -17,21 +17,34 @@ import (
 // removal counts only at the revision that was seen, so one that took effect unheard,
 // or was overtaken by a newer row, ends in a conflict that leaves things as they are.
 func (s *Service) dropRowsAhead(ctx context.Context) error {
-	log, err := s.conn.Extent(ctx, subjects.StreamEvents)
+	return s.dropAhead(ctx, func(ctx context.Context) (uint64, error) {
+		log, err := s.conn.Extent(ctx, subjects.StreamEvents)
+		return log.Last, err
+	})
+}
+
+// dropAhead is dropRowsAhead by what end says of the log. That is asked after the rows
+// were looked at: other processes work, and a row that comes in between is about an
+// event behind an end that was learnt before.
+func (s *Service) dropAhead(ctx context.Context, end func(context.Context) (uint64, error)) error {
+	places := s.roster.places()
+	places[subjects.PresenceReaderKey] = s.reader.place()
+	last, err := end(ctx)
 	if err != nil {
 		return err
 	}
-	rows := s.roster.ahead(log.Last)
-	if seq, revision := s.reader.place(); seq > log.Last {
-		rows[subjects.PresenceReaderKey] = revision
-	}
-	for key, revision := range rows {
-		if err := s.rows.Purge(ctx, key, revision, nil); err != nil && !errors.Is(err, bus.ErrConflict) {
+	dropped := 0
+	for key, row := range places {
+		if row.seq <= last {
+			continue
+		}
+		if err := s.rows.Purge(ctx, key, row.revision, nil); err != nil && !errors.Is(err, bus.ErrConflict) {
 			return err
 		}
+		dropped++
 	}
-	if len(rows) > 0 {
-		s.log.Error().Int("rows", len(rows)).Uint64("last", log.Last).Msg("rows were ahead of the log and are removed")
+	if dropped > 0 {
+		s.log.Error().Int("rows", dropped).Uint64("last", last).Msg("rows were ahead of the log and are removed")
 	}
 	return nil
 }

@@ -159,20 +159,37 @@ func (s *Service) cleanUp(ctx context.Context, l lapse) error {
 	return nil
 }
 
+// align brings rows into line with the log where that may be shorter than it was, and
+// consumers with rows.
+func (s *Service) align(ctx context.Context, done common, shorter bool) error {
+	if shorter {
+		if err := s.dropRowsAhead(ctx); err != nil {
+			return err
+		}
+	}
+	if s.config.Consumers == shared {
+		return nil
+	}
+	return s.sweep(ctx, done)
+}
+
 // keep does what comes round: caps, forgotten events, and, where agents have
 // consumers, the sweep, which also runs at the start and after a reconnect: a
-// server that restarted has forgotten the consumers.
+// server that restarted has forgotten the consumers, and may have lost the end of the log.
 func (s *Service) keep(ctx context.Context) error {
 	tick := time.NewTicker(chores)
 	defer tick.Stop()
 	var swept time.Time
 	done := common{}
-	seen := s.upheavals()
+	seen, shorter := s.upheavals(), false
 	for {
 		again := s.upheavals() != seen
-		if s.config.Consumers == perAgent && s.conn.Connected() && (again || time.Since(swept) >= s.config.Sweep) {
+		if s.conn.Connected() && (again || time.Since(swept) >= s.config.Sweep) {
+			shorter = shorter || again
 			seen, swept = s.upheavals(), time.Now()
-			if err := s.sweep(ctx, done); err != nil && ctx.Err() == nil {
+			if err := s.align(ctx, done, shorter); err == nil {
+				shorter = false
+			} else if ctx.Err() == nil {
 				swept = swept.Add(sweepAgain - s.config.Sweep)
 				s.log.Warn().Err(err).Msg("consumers not all in line with rows")
 			}

@@ -1,6 +1,7 @@
 package presence
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
@@ -434,6 +435,30 @@ func TestOpeningThatDiedWithItsProcess(t *testing.T) {
 	s.requireChanges("ada", online)
 }
 
+// TestRefusedOpeningSpokeForOthers has an agent's consumer lost while its first opened
+// event, which held the place of all, is not acknowledged; it is refused when it comes
+// again.
+func TestRefusedOpeningSpokeForOthers(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, perAgent)
+	s.start().stop()
+	taken := make(chan *nats.Msg, 2)
+	sub, err := s.conn.NC().QueueSubscribe(deliverSubject, deliverGroup, func(m *nats.Msg) { taken <- m })
+	require.NoError(t, err)
+	dead, lives := s.gateway("g1"), s.gateway("g2")
+	dead.open("ada", "laptop")
+	<-taken // and never answered
+	second := lives.open("ada", "tablet")
+	require.NoError(t, (<-taken).Ack())
+	require.NoError(t, sub.Unsubscribe())
+	require.NoError(t, s.conn.NC().Flush())
+	dead.live()
+	s.start()
+	s.eventually(func() bool { return len(s.agent("ada").Connections) == 1 }, "an opening is lost")
+	require.Equal(t, second.id, s.agent("ada").Connections[0].ConnectionID)
+	s.requireChanges("ada", online)
+}
+
 // TestConsumersComeBackWithTheServer restarts NATS, which forgets the agents'
 // consumers.
 func TestConsumersComeBackWithTheServer(t *testing.T) {
@@ -546,6 +571,45 @@ func TestRowsAheadOfTheLog(t *testing.T) {
 		require.Equal(t, again.id, s.agent("ada").Connections[0].ConnectionID)
 		require.NotEqual(t, last.id, again.id)
 	})
+}
+
+// TestRowsThatGetAheadOfTheLog has NATS come back with a row of events that it has lost,
+// under a process that runs on.
+func TestRowsThatGetAheadOfTheLog(t *testing.T) {
+	t.Parallel()
+	eachMode(t, func(t *testing.T, s *stage) {
+		t.Helper()
+		s.start()
+		g := s.gateway("g1")
+		ada := g.open("ada", "laptop")
+		s.requireChanges("ada", online)
+		row := s.agent("ada")
+		row.AppliedSeq += 1000
+		s.save(subjects.AgentKey("acme", "ada"), row)
+		s.server.Restart(t)
+		s.eventually(func() bool { return s.agent("ada").Status == offline }, "the row stays")
+		ada.publish("opened", subjects.NewID(), ada.opened()) // as its gateway does when it finds it gone
+		s.eventually(func() bool { return s.agent("ada").Status == online }, "not online again")
+	})
+}
+
+// TestRowThatComesWhileTheLogIsAsked has another process apply an event between two
+// looks of one that starts.
+func TestRowThatComesWhileTheLogIsAsked(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, perAgent)
+	p := s.start()
+	s.gateway("g1").open("ada", "laptop")
+	s.requireChanges("ada", online)
+	row := s.agent("ada")
+	row.AppliedSeq += 1000
+	key := subjects.AgentKey("acme", "ada")
+	require.NoError(t, p.dropAhead(t.Context(), func(context.Context) (uint64, error) {
+		s.save(key, row)
+		s.eventually(func() bool { return p.roster.places()[key].seq == row.AppliedSeq }, "not seen")
+		return row.AppliedSeq - 1, nil
+	}))
+	require.Equal(t, online, s.agent("ada").Status)
 }
 
 // TestStreamsRemovedUnderPresence removes the log, and then the bucket, while agents

@@ -80,11 +80,11 @@ func (r *reader) forget() {
 	r.row.Holder, r.revision = "", 0
 }
 
-// place is how far the reader is by its row, and the row's revision.
-func (r *reader) place() (seq, revision uint64) {
+// place is how far the reader is by its row.
+func (r *reader) place() place {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.row.Seq, r.revision
+	return place{r.row.Seq, r.revision}
 }
 
 // run stands by, reads when it is this process's turn, and stands by again,
@@ -108,12 +108,13 @@ func (r *reader) run(ctx context.Context) error {
 }
 
 // take tries to become the reader if nobody is, and returns the revision of
-// its row and the sequence it is at.
+// its row and the sequence it is at. Where the row names this process, its term has
+// just ended, for it could not be renewed in time: nobody else reads.
 func (r *reader) take(ctx context.Context) (revision, seq uint64, won bool) {
 	r.mu.Lock()
 	row, at, silent := r.row, r.revision, time.Since(r.changedAt)
 	r.mu.Unlock()
-	if row.Holder != "" && silent < readerTTL {
+	if row.Holder != "" && row.Holder != r.id && silent < readerTTL {
 		return 0, 0, false
 	}
 	revision, seq, err := r.claim(ctx, row.Seq, at)

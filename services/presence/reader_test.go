@@ -2,11 +2,15 @@ package presence
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
+	"io"
 	"testing"
 
+	"github.com/rs/zerolog"
 	"github.com/stretchr/testify/require"
 
+	"rollcall/shared/bus"
 	"rollcall/subjects"
 )
 
@@ -42,6 +46,31 @@ func TestStandbyTakesOver(t *testing.T) {
 	}
 	s.eventually(func() bool { return len(s.events(subjects.TypePresenceChanged)) == 10 }, "nobody takes over")
 	first.abandon()
+}
+
+// TestReaderGoesOn has a process whose term ended, though its row was renewed unheard,
+// take the next one without waiting for its own silence.
+func TestReaderGoesOn(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, shared)
+	p := New(s.config(), zerolog.New(io.Discard))
+	p.conn = s.server.Connect(t)
+	require.NoError(t, p.open(t.Context()))
+	observe := func(holder string, revision uint64) uint64 {
+		value, err := json.Marshal(readerRow{Holder: holder, Seq: 7})
+		require.NoError(t, err)
+		revision, err = s.rows.Save(t.Context(), subjects.PresenceReaderKey, value, revision, 0)
+		require.NoError(t, err)
+		require.NoError(t, p.reader.observe(bus.Update{Op: bus.Put, Value: value, Revision: revision}))
+		return revision
+	}
+	revision := observe("another", 0)
+	_, _, won := p.reader.take(t.Context())
+	require.False(t, won, "another one reads")
+	observe(p.reader.id, revision)
+	_, seq, won := p.reader.take(t.Context())
+	require.True(t, won)
+	require.EqualValues(t, 7, seq)
 }
 
 // TestSwitchingModes takes a fleet from one way of consuming to the other and

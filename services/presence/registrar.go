@@ -45,10 +45,16 @@ func (r *registrar) register(ctx context.Context, d *bus.Delivery, subject subje
 	if err != nil {
 		return bus.Permanent(fmt.Errorf("event %d on %q: %w", d.Seq, d.Subject, err))
 	}
-	if dead, err := r.refuseDead(ctx, subject, opened, d.Seq, d.Time); dead || err != nil {
+	key := subjects.PresenceKey{Tenant: subject.Tenant, Agent: subject.Agent}
+	dead, err := r.refuseDead(ctx, subject, opened, d.Seq, d.Time)
+	if err != nil {
 		return err
 	}
-	key := subjects.PresenceKey{Tenant: subject.Tenant, Agent: subject.Agent}
+	if dead {
+		// It may have been held before, and have spoken for later openings of the agent,
+		// which are acknowledged: the consumer that has them to deliver may be lost since.
+		return r.ensure(ctx, key, subject)
+	}
 	if r.covered(key.String(), d.Seq) {
 		return nil
 	}
@@ -64,20 +70,24 @@ func (r *registrar) register(ctx context.Context, d *bus.Delivery, subject subje
 		r.release(key.String())
 		return bus.ErrDeferred
 	}
-	row, err := r.agentRow(ctx, key)
-	if err != nil {
-		r.drop(key.String(), d.Seq)
-		return err
-	}
-	from, err := r.startOf(ctx, subject, row)
-	if err == nil {
-		err = r.consumers.ensureAgent(ctx, key, from)
-	}
-	if err != nil {
+	if err := r.ensure(ctx, key, subject); err != nil {
 		r.drop(key.String(), d.Seq)
 		return err
 	}
 	return bus.ErrDeferred
+}
+
+// ensure makes the consumer of an agent of which an opened event is not acknowledged.
+func (r *registrar) ensure(ctx context.Context, key subjects.PresenceKey, opened subjects.Subject) error {
+	row, err := r.agentRow(ctx, key)
+	if err != nil {
+		return err
+	}
+	from, err := r.startOf(ctx, opened, row)
+	if err != nil {
+		return err
+	}
+	return r.consumers.ensureAgent(ctx, key, from)
 }
 
 // startOf is the sequence at which an agent's consumer must start so that it

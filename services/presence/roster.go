@@ -232,20 +232,19 @@ func (r *roster) tenants() []string {
 	return slices.Sorted(maps.Keys(found))
 }
 
-// ahead lists the rows that are further than a sequence, with their revisions.
-func (r *roster) ahead(last uint64) map[string]uint64 {
+// place is how far a row is in the log, and the row's revision.
+type place struct{ seq, revision uint64 }
+
+// places lists how far every row is.
+func (r *roster) places() map[string]place {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	rows := map[string]uint64{}
+	rows := make(map[string]place, len(r.agents)+len(r.instances)+1)
 	for key, a := range r.agents {
-		if a.appliedSeq > last {
-			rows[key] = a.revision
-		}
+		rows[key] = place{a.appliedSeq, a.revision}
 	}
 	for key, i := range r.instances {
-		if i.applied > last {
-			rows[key] = i.revision
-		}
+		rows[key] = place{i.applied, i.revision}
 	}
 	return rows
 }
