@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"rollcall/services/e2e/internal/audit"
+	"rollcall/shared/client"
 	"rollcall/subjects"
 )
 
@@ -234,7 +235,23 @@ func (c *chaos) verify(loads []*actor) audit.History {
 	defer c.ledger.mu.Unlock()
 	t.Logf("chaos: seed %d, %d nodes, %d agents, %s of faults: %d events, %d promises, %d agents connected at the end, %d violations, settled within %s, store full %d times, refused %v",
 		c.plan.seed, c.plan.nodes, c.plan.agents, c.plan.duration, len(h.Messages), len(h.Promises), live, len(violations), time.Since(began).Round(time.Millisecond), c.filled, c.ledger.refused)
+	c.requireNobodyElse(loads)
 	return h
+}
+
+// requireNobodyElse holds that rows have the connections that there are and no others:
+// what the stream and the rows agree on may still be wrong about the world.
+func (c *chaos) requireNobodyElse(loads []*actor) {
+	t := c.s.t
+	t.Helper()
+	for _, l := range loads {
+		await(t, "only connections that there are in the row of "+l.agent, func() bool {
+			conns := alive(l.conns)
+			return !slices.ContainsFunc(c.s.agentRow(l.agent).Connections, func(e subjects.AgentConnectionEntry) bool {
+				return !slices.ContainsFunc(conns, func(conn *client.Conn) bool { return conn.Welcome().ClientID == e.ConnectionID })
+			})
+		})
+	}
 }
 
 // TestChaos lets processes and servers die, stand still and be cut off, under load,

@@ -107,7 +107,7 @@ func (c *checker) outcomes(s state, e event) []outcome {
 			return []outcome{{state: s}}
 		}
 		out := []outcome{s.opened(p, e)}
-		if c.superseded(p) {
+		if c.refusable(e, p) {
 			out = append(out, outcome{state: s})
 		}
 		return out

@@ -152,7 +152,10 @@ type connection struct {
 	// firstClosed is its first closing; there are several when presence took its
 	// gateway for lost, and it was not.
 	firstClosed uint64
-	owner       subjects.ConnectionOpened
+	// lost is its last closing by presence, which took its gateway for lost or refused
+	// its opening.
+	lost  uint64
+	owner subjects.ConnectionOpened
 }
 
 func (c *connection) open() bool { return c.opened > c.closed }
@@ -317,6 +320,9 @@ func (c *checker) indexConnection(e event) {
 		}
 		if known := c.connections[key{e.subject.Tenant, p.ConnectionID}]; known != nil {
 			known.closed = e.Seq
+			if p.Reason == subjects.ClosedGatewayLost {
+				known.lost = e.Seq
+			}
 			if known.firstClosed == 0 {
 				known.firstClosed = e.Seq
 			}
@@ -325,10 +331,12 @@ func (c *checker) indexConnection(e event) {
 	}
 }
 
-// superseded reports whether a gateway is known to have run on as a later
-// incarnation. Their ids sort by the time of their making.
-func (c *checker) superseded(p subjects.ConnectionOpened) bool {
-	return p.GatewayID != p.InstanceID && c.incarnations[p.GatewayID] > p.Incarnation
+// refusable reports whether an opening may have been refused: its gateway is known to
+// have run on as a later incarnation, whose ids sort by the time of their making, and the
+// connection was closed for it afterwards, as a refusal always does.
+func (c *checker) refusable(e event, p subjects.ConnectionOpened) bool {
+	known := c.connections[key{e.subject.Tenant, p.ConnectionID}]
+	return p.GatewayID != p.InstanceID && c.incarnations[p.GatewayID] > p.Incarnation && known != nil && known.lost > e.Seq
 }
 
 // checkUnexplained reports what was announced for no reason.

@@ -96,6 +96,16 @@ func breakages() []breakage {
 			h.Messages = slices.Delete(slices.Clone(h.Messages), i, i+1)
 			return h
 		}},
+		{audit.NoneLost, "a session that was not refused", func(t *testing.T, h audit.History) audit.History {
+			t.Helper()
+			i := find(t, h, func(m audit.Message) bool {
+				s, err := subjects.Parse(m.Subject)
+				announced := slices.ContainsFunc(h.Messages, func(a audit.Message) bool { return isChange(a) && a.Cause == subjects.Cause(m.Seq) })
+				return err == nil && s.Agent == "bob" && s.Type() == subjects.TypeConnectionClosed && !announced
+			})
+			h.At = h.At.Add(time.Hour) // its row has lapsed
+			return edit(t, h, i, func(p map[string]any) { p["reason"] = subjects.ClosedByClient })
+		}},
 		{audit.Justified, "another status", func(t *testing.T, h audit.History) audit.History {
 			t.Helper()
 			return edit(t, h, find(t, h, isChange), func(p map[string]any) { p["status"] = subjects.StatusWorking })

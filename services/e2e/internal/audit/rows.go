@@ -106,7 +106,7 @@ func (c *checker) checkInstances() {
 		switch e.subject.Name {
 		case "opened":
 			known := c.connections[k]
-			if !announced && !present[k] && known != nil && !c.superseded(known.owner) {
+			if !announced && !present[k] && known != nil && !c.refusable(e, known.owner) {
 				c.report(NoneLost, subject, []uint64{e.Seq}, "connection %s opened, and nothing says so", about.ConnectionID)
 			}
 			present[k] = true
