@@ -77,7 +77,7 @@ func (c *Conn) ensureOnce(ctx context.Context, a *asset) error {
 	stream, err := c.js.Stream(ctx, a.want.Name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		if stream, err = c.js.CreateStream(ctx, c.continued(a.want)); err == nil {
-			a.made(stream)
+			c.made(a, stream)
 			return nil
 		}
 		if !raced(err) {
@@ -88,7 +88,7 @@ func (c *Conn) ensureOnce(ctx context.Context, a *asset) error {
 	if err != nil {
 		return err
 	}
-	a.made(stream)
+	c.made(a, stream)
 	have := stream.CachedInfo().Config
 	raised, err := raise(have, a.want)
 	if err != nil || a.fixed || reflect.DeepEqual(have, raised) {

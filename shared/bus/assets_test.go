@@ -134,3 +134,53 @@ func TestRemovedAssetsComeBack(t *testing.T) {
 	require.Greater(t, again, revision)
 	watched.expect(t, "k reset=false", " reset=true", "k reset=false")
 }
+
+// TestRemadeBehindWhatOthersStored removes a stream under a process that neither stored
+// nor read anything in it, as one that was restarted while nothing happened: it makes it
+// again behind what others stored all the same.
+func TestRemadeBehindWhatOthersStored(t *testing.T) {
+	t.Parallel()
+	stream := bus.Stream{Name: "S", Subjects: []string{"s.>"}}
+	remake := func(t *testing.T, conn, other *bus.Conn, last uint64) {
+		t.Helper()
+		require.NoError(t, other.JS().DeleteStream(t.Context(), "S"))
+		require.NoError(t, conn.EnsureStream(t.Context(), stream, 1))
+		extent, err := other.Extent(t.Context(), "S")
+		require.NoError(t, err)
+		require.Greater(t, extent.First, last)
+	}
+
+	t.Run("they were there when it started", func(t *testing.T) {
+		t.Parallel()
+		server := bustest.Start(t)
+		conn, other := server.Connect(t), server.Connect(t)
+		require.NoError(t, other.EnsureStream(t.Context(), stream, 1))
+		ack := publish(t, other, "s.a", "one")
+		require.NoError(t, conn.EnsureStream(t.Context(), stream, 1))
+		remake(t, conn, other, ack.Seq)
+	})
+
+	t.Run("they came later, and upkeep has looked", func(t *testing.T) {
+		t.Parallel()
+		server := bustest.Start(t)
+		conn, other := server.Connect(t), server.Connect(t)
+		require.NoError(t, conn.EnsureStream(t.Context(), stream, 1))
+		ack := publish(t, other, "s.a", "one")
+		require.NoError(t, conn.LookAfter(t.Context()))
+		remake(t, conn, other, ack.Seq)
+	})
+
+	t.Run("the server has lost the last ones since", func(t *testing.T) {
+		t.Parallel()
+		server := bustest.Start(t)
+		conn, other := server.Connect(t), server.Connect(t)
+		require.NoError(t, conn.EnsureStream(t.Context(), stream, 1))
+		publish(t, other, "s.a", "one")
+		ack := publish(t, other, "s.a", "two")
+		require.NoError(t, conn.LookAfter(t.Context()))
+		require.NoError(t, other.JS().DeleteStream(t.Context(), "S"))
+		require.NoError(t, server.Connect(t).EnsureStream(t.Context(), stream, 1))
+		require.NoError(t, conn.LookAfter(t.Context()))
+		remake(t, conn, other, ack.Seq)
+	})
+}

@@ -32,3 +32,13 @@ func (l *listing) Ended(status string, header nats.Header, last uint64) (more bo
 
 // Away is what a survey says of a cluster.
 var Away = away
+
+// LookAfter is one look of upkeep at everything that was ensured.
+func (c *Conn) LookAfter(ctx context.Context) error {
+	for _, a := range c.kept() {
+		if err := c.look(ctx, a); err != nil {
+			return err
+		}
+	}
+	return nil
+}

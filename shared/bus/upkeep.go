@@ -24,9 +24,12 @@ type asset struct {
 	created atomic.Int64
 }
 
-// made notes which one is there.
-func (a *asset) made(stream jetstream.Stream) {
-	a.created.Store(stream.CachedInfo().Created.UnixNano())
+// made notes which one is there, and how far it is: a process that neither stores nor
+// reads anything is to know too where the next one has to begin.
+func (c *Conn) made(a *asset, stream jetstream.Stream) {
+	info := stream.CachedInfo()
+	a.created.Store(info.Created.UnixNano())
+	c.note(a.want.Name, info.State.LastSeq)
 }
 
 // keep ensures an asset and remembers it for upkeep. Like [Connect] it waits for a
@@ -98,7 +101,7 @@ func (c *Conn) look(ctx context.Context, a *asset) error {
 	case err != nil:
 		return err
 	default:
-		a.made(stream)
+		c.made(a, stream)
 	}
 	if a.created.Load() != before {
 		c.remade.Add(1)
