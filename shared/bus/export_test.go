@@ -33,6 +33,27 @@ func (l *listing) Ended(status string, header nats.Header, last uint64) (more bo
 // Away is what a survey says of a cluster.
 var Away = away
 
+// ReadBehind reads a stream, or with last what is last on every subject of it, through a
+// replica that lacks the last messages which the stream's leader tells of, until that
+// replica says that nothing is pending. So the session ends; readOn has more of them.
+func (c *Conn) ReadBehind(ctx context.Context, stream string, last bool, lacking uint64, fn func(*Delivery)) (readOn func(context.Context) error, err error) {
+	f := c.reader(stream, []string{">"}, 0, fn)
+	f.last, f.begun = last, !last
+	cons, err := f.open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	f.target += lacking
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	f.synced = cancel
+	err = f.attend(ctx, cons)
+	if f.synced != nil {
+		return nil, err
+	}
+	return f.run, nil
+}
+
 // LookAfter is one look of upkeep at everything that was ensured.
 func (c *Conn) LookAfter(ctx context.Context) error {
 	for _, a := range c.kept() {

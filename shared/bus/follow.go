@@ -42,7 +42,7 @@ type follower struct {
 	reset   func() // called when the stream is another one; nil: nobody wants to know
 
 	cursor  uint64    // the last sequence handed on, or skipped
-	begun   bool      // cursor is meaningful
+	begun   bool      // cursor is meaningful; with last not before something was handed on
 	target  uint64    // the stream's end at the start; synced from there on
 	created time.Time // tells the stream from a later one of the same name
 }
@@ -77,21 +77,31 @@ func (f *follower) hopeless(err error) bool {
 	return f.created.IsZero() && classify(err) == classPermanent
 }
 
-// session creates a consumer and hands on what it delivers.
+// session finds the stream and hands on what is in it, while the connection lasts.
 func (f *follower) session(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(f.conn.current().life, cancel)()
-	if err := f.locate(ctx); err != nil {
-		return err
-	}
-	cons, err := f.consumer(ctx)
+	cons, err := f.open(ctx)
 	if err != nil {
 		return err
 	}
+	return f.attend(ctx, cons)
+}
+
+// open finds the stream and creates this session's consumer.
+func (f *follower) open(ctx context.Context) (jetstream.Consumer, error) {
+	if err := f.locate(ctx); err != nil {
+		return nil, err
+	}
+	return f.consumer(ctx)
+}
+
+// attend hands on what a consumer delivers.
+func (f *follower) attend(ctx context.Context, cons jetstream.Consumer) error {
 	defer f.discard(cons.CachedInfo().Name)
 	if cons.CachedInfo().NumPending == 0 {
-		f.sync(f.target)
+		f.sync()
 	}
 	return f.pump(ctx, cons)
 }
@@ -213,13 +223,13 @@ func (f *follower) drain(ctx context.Context, cons jetstream.Consumer, queue <-c
 // deliver hands one message on.
 func (f *follower) deliver(msg jetstream.Msg, meta *jetstream.MsgMetadata) {
 	if meta.Sequence.Stream > f.target {
-		f.sync(f.target)
+		f.sync()
 	}
 	f.cursor, f.begun = meta.Sequence.Stream, true
 	f.conn.note(f.stream, meta.Sequence.Stream)
 	f.handle(msg, meta)
 	if meta.NumPending == 0 || meta.Sequence.Stream == f.target {
-		f.sync(meta.Sequence.Stream)
+		f.sync()
 	}
 }
 
@@ -232,13 +242,19 @@ func (f *follower) checkSync(ctx context.Context, cons jetstream.Consumer, deliv
 		return err
 	})
 	if err == nil && info.NumPending == 0 && info.Delivered.Consumer == delivered {
-		f.sync(f.target)
+		f.sync()
 	}
 }
 
-// sync marks everything up to seq as handed on.
-func (f *follower) sync(seq uint64) {
-	f.cursor, f.begun = max(f.cursor, seq), true
+// sync says that what was stored at the start is handed on. It leaves the cursor where
+// it is. That nothing is pending is the word of the one replica that has the consumer,
+// and target that of the stream's leader: a replica that is still catching up would let
+// a cursor at target pass over what it has not delivered yet. So a follower of whose
+// messages there are none for long begins its next session far back. That costs the
+// server a search of its index of subjects from there on, and nothing is sent for it.
+//
+// NB: for the same reason what such a replica lacks comes after synced, as what is new.
+func (f *follower) sync() {
 	if f.synced != nil {
 		f.synced()
 		f.synced = nil

@@ -312,3 +312,37 @@ func TestRead(t *testing.T) {
 		}
 	})
 }
+
+// TestFollowingAReplicaThatIsBehind follows a stream through a replica that says that
+// nothing is pending before it holds everything that the leader has. What it lacks is
+// handed on when another session follows.
+func TestFollowingAReplicaThatIsBehind(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		name    string
+		last    bool
+		subject []string // of the messages that the replica has
+		want    []string // what is handed on in the end
+	}{
+		{name: "nothing has come", want: []string{"late1", "late2"}},
+		{name: "some has come", subject: []string{"ev.a", "ev.b"}, want: []string{"0", "1", "late1", "late2"}},
+		{name: "nothing has come of what is last", last: true, want: []string{"late1", "late2"}},
+		{name: "some has come of what is last", last: true, subject: []string{"ev.a", "ev.a", "ev.b"}, want: []string{"1", "2", "late1", "late2"}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			_, conn, _ := fixture(t)
+			events(t, conn)
+			for i, subject := range tc.subject {
+				publish(t, conn, subject, fmt.Sprint(i))
+			}
+			var got log
+			readOn, err := conn.ReadBehind(t.Context(), "EVENTS", tc.last, 2, func(d *bus.Delivery) { got.add("%s", d.Data) })
+			require.NoError(t, err)
+			publish(t, conn, "ev.c", "late1")
+			publish(t, conn, "ev.d", "late2")
+			start(t, readOn)
+			got.expect(t, tc.want...)
+		})
+	}
+}
