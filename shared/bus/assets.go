@@ -42,18 +42,12 @@ const ensureAttempts = 10
 // it is there and does not fit.
 // NB: raising reads, then writes; an operator's change in between is lost.
 func (c *Conn) EnsureStream(ctx context.Context, s Stream, replicas int) error {
-	if err := c.keep(ctx, &asset{want: s.config(replicas), fixed: s.Fixed}); err != nil {
-		return fmt.Errorf("ensure stream %q: %w", s.Name, err)
-	}
-	return nil
+	return c.keep(ctx, &asset{want: s.config(replicas), fixed: s.Fixed})
 }
 
 // EnsureBucket does for a bucket what EnsureStream does for a stream.
 func (c *Conn) EnsureBucket(ctx context.Context, b Bucket, replicas int) error {
-	if err := c.keep(ctx, &asset{want: b.config(replicas), fixed: b.Fixed}); err != nil {
-		return fmt.Errorf("ensure bucket %q: %w", b.Name, err)
-	}
-	return nil
+	return c.keep(ctx, &asset{want: b.config(replicas), fixed: b.Fixed})
 }
 
 // ensure creates an asset or raises the one that is there, unless it is fixed.

@@ -270,18 +270,8 @@ func (c *Conn) retry(ctx context.Context, request func(context.Context) error) e
 	}
 	ctx, cancel := bounded(ctx, began)
 	defer cancel()
-	for wait := (backoff{}); ; {
-		if !pause(ctx, c.wake(), wait.next()) {
-			return fmt.Errorf("%w: %w", ErrUnavailable, err)
-		}
-		if err = c.once(ctx, request); err == nil {
-			c.noteWait(began)
-			return nil
-		}
-		if classify(err) != classTransient {
-			return err
-		}
-	}
+	passes := func(err error) bool { return classify(err) == classTransient }
+	return c.again(ctx, began, err, passes, func(ctx context.Context) error { return c.once(ctx, request) })
 }
 
 // Insist does what a process needs before it can work, again and again until it is
@@ -289,21 +279,27 @@ func (c *Conn) retry(ctx context.Context, request func(context.Context) error) e
 // JetStream does not answer is to start all the same.
 func (c *Conn) Insist(ctx context.Context, do func(context.Context) error) error {
 	began := time.Now()
-	for wait, said := (backoff{}), false; ; said = true {
-		err := do(ctx)
-		if err == nil && said {
+	err := do(ctx)
+	if err == nil || !passing(err) || ctx.Err() != nil {
+		return err
+	}
+	c.log.Warn().Err(err).Msg("waiting for JetStream")
+	return c.again(ctx, began, err, passing, do)
+}
+
+// again does what has failed with err for the first time until it is done, fails for a
+// reason that does not pass, or ctx ends.
+func (c *Conn) again(ctx context.Context, began time.Time, err error, passes func(error) bool, do func(context.Context) error) error {
+	for wait := (backoff{}); pause(ctx, c.wake(), wait.next()); {
+		if err = do(ctx); err == nil {
 			c.noteWait(began)
+			return nil
 		}
-		if err == nil || !passing(err) || ctx.Err() != nil {
-			return err
-		}
-		if !said {
-			c.log.Warn().Err(err).Msg("waiting for JetStream")
-		}
-		if !pause(ctx, c.wake(), wait.next()) {
+		if !passes(err) {
 			return err
 		}
 	}
+	return fmt.Errorf("%w: %w", ErrUnavailable, err)
 }
 
 // noteWait notes since when something has been tried that had failed, and was done now.

@@ -380,3 +380,54 @@ func TestWaited(t *testing.T) {
 	t.Cleanup(func() { _ = conn.Close(context.WithoutCancel(t.Context())) })
 	require.True(t, conn.Waited())
 }
+
+// TestWaitedForAnAsset ensures a stream while JetStream does not answer for so long that
+// the first attempt to ensure it is given up, and for no longer than a moment after.
+func TestWaitedForAnAsset(t *testing.T) {
+	t.Parallel()
+	srv := bustest.Start(t)
+	waiting := make(signal, 1)
+	conn, err := bus.Connect(t.Context(), bus.Options{URL: srv.URL(), Log: zerolog.New(waiting)})
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = conn.Close(context.WithoutCancel(t.Context())) })
+	srv.StopJetStream(t)
+	ensured := make(chan error, 1)
+	go func() {
+		ensured <- conn.EnsureStream(t.Context(), bus.Stream{Name: "S", Subjects: []string{"s"}}, 1)
+	}()
+	<-waiting
+	require.False(t, conn.Waited())
+	srv.Restart(t)
+	require.NoError(t, <-ensured)
+	require.True(t, conn.Waited())
+}
+
+// signal is where a log goes whose lines say that a process waits.
+type signal chan struct{}
+
+func (s signal) Write(line []byte) (int, error) {
+	if strings.Contains(string(line), "waiting for JetStream") {
+		select {
+		case s <- struct{}{}:
+		default:
+		}
+	}
+	return len(line), nil
+}
+
+// TestWaitedToFollow begins to follow a bucket while JetStream does not answer.
+func TestWaitedToFollow(t *testing.T) {
+	t.Parallel()
+	srv, _, _ := fixture(t)
+	conn := srv.Connect(t)
+	rows, err := conn.Bucket(t.Context(), "ROWS")
+	require.NoError(t, err)
+	srv.StopJetStream(t)
+	tp, _ := watch(t, rows, "")
+	time.Sleep(bus.SilentAfter + time.Second)
+	require.Empty(t, tp.read())
+	require.False(t, conn.Waited())
+	srv.Restart(t)
+	tp.expect(t, "synced")
+	require.True(t, conn.Waited())
+}

@@ -1,6 +1,7 @@
 package bus
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -45,6 +46,7 @@ type follower struct {
 	begun   bool      // cursor is meaningful; with last not before something was handed on
 	target  uint64    // the stream's end at the start; synced from there on
 	created time.Time // tells the stream from a later one of the same name
+	silent  time.Time // since when no session has come about; zero while one has
 }
 
 // run follows until ctx ends, which is no error. What no new session can mend ends
@@ -82,9 +84,15 @@ func (f *follower) session(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(f.conn.current().life, cancel)()
+	began := time.Now()
 	cons, err := f.open(ctx)
 	if err != nil {
+		f.silent = cmp.Or(f.silent, began)
 		return err
+	}
+	if !f.silent.IsZero() {
+		f.conn.noteWait(f.silent)
+		f.silent = time.Time{}
 	}
 	return f.attend(ctx, cons)
 }

@@ -36,17 +36,14 @@ func (c *Conn) made(a *asset, stream jetstream.Stream) {
 // server that does not answer until ctx ends: a process that starts while a cluster
 // has no leader is to start all the same.
 func (c *Conn) keep(ctx context.Context, a *asset) error {
-	for said := false; ; said = true {
-		err := c.ensure(ctx, a)
-		if err == nil {
-			break
+	err := c.Insist(ctx, func(ctx context.Context) error {
+		if err := c.ensure(ctx, a); err != nil {
+			return fmt.Errorf("ensure stream %q: %w", a.want.Name, err)
 		}
-		if !errors.Is(err, ErrUnavailable) || !pause(ctx, nil, jitter(reconnectWait)) {
-			return err
-		}
-		if !said {
-			c.log.Warn().Err(err).Str("stream", a.want.Name).Msg("waiting for JetStream")
-		}
+		return nil
+	})
+	if err != nil {
+		return err
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
