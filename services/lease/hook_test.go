@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -178,4 +179,32 @@ func TestSettingsLive(t *testing.T) {
 	s.eventually(func() bool { return len(p.settings.get("acme").Policies) == 0 }, "setting stays")
 	_, state = ada.request("repo", 0)
 	require.Equal(t, subjects.LeaseGranted, state)
+}
+
+// TestLateModerateLooksAfterItsRow has a connection close between the row of its
+// moderate and the look at its tombstone, at which the process died, and the command come
+// again when its peer is not waiting any more.
+func TestLateModerateLooksAfterItsRow(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	p := s.start()
+	gone := s.moderator()
+	gone.close()
+	s.eventually(func() bool {
+		closed, err := p.isClosed(t.Context(), "acme", gone.peer.ConnectionID)
+		return err == nil && closed
+	}, "no tombstone")
+	key := subjects.ModeratorKey("acme", gone.peer.ConnectionID)
+	value, err := json.Marshal(subjects.ModeratorRow{ConnectionID: gone.peer.ConnectionID, Resources: []string{"repo"}})
+	require.NoError(t, err)
+	_, err = s.rows.Save(t.Context(), key, value, 0, 0)
+	require.NoError(t, err)
+	m, id := gone.command(subjects.CommandModerate, "", subjects.LeaseModerate{Resources: []string{"repo"}})
+	d := s.delivery(m, 1)
+	d.Attempt, d.Time = 2, time.Now().Add(-2*patience)
+	require.NoError(t, p.handle(t.Context(), d))
+	require.Equal(t, subjects.CodeUnavailable, s.reply(id).Error.Code)
+	entry, err := s.rows.Get(t.Context(), key)
+	require.NoError(t, err)
+	require.False(t, entry.Exists, "a moderator that is gone")
 }

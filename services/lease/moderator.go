@@ -22,28 +22,35 @@ func (c call) moderate(ctx context.Context, p subjects.LeaseModerate) (outcome, 
 	if !c.command.Grants.Moderate && !c.command.Grants.OperatorWrite {
 		return refused(lacks("lease.moderate"))
 	}
-	if c.late {
-		return refused(tooLate())
-	}
 	peer := c.command.Peer
 	row := subjects.ModeratorRow{
 		ConnectionID: peer.ConnectionID, InstanceID: peer.InstanceID, Incarnation: peer.Incarnation,
 		Resources: p.Resources, Since: c.command.IssuedAt.UTC().Truncate(time.Millisecond),
 	}
-	if err := c.appoint(ctx, row); err != nil {
-		return outcome{}, err
+	if !c.late {
+		if err := c.appoint(ctx, row); err != nil {
+			return outcome{}, err
+		}
 	}
+	// One that is late may have written the row at an earlier attempt, and not have lived
+	// to see the tombstone.
 	closed, err := c.isClosed(ctx, c.tenant, peer.ConnectionID)
-	if err != nil || !closed {
-		return outcome{result: struct{}{}}, err
+	if err == nil && closed {
+		err = c.dismiss(ctx, c.tenant, peer.ConnectionID)
 	}
-	if err := c.dismiss(ctx, c.tenant, peer.ConnectionID); err != nil {
+	switch {
+	case err != nil:
 		return outcome{}, err
+	case c.late:
+		return refused(tooLate())
+	case !closed:
+		return outcome{result: struct{}{}}, nil
+	default:
+		return refused(&subjects.Problem{
+			Code: subjects.CodeUnavailable, Message: "the connection is closed",
+			Details: map[string]any{"retry_after_ms": retryAfter.Milliseconds()},
+		})
 	}
-	return refused(&subjects.Problem{
-		Code: subjects.CodeUnavailable, Message: "the connection is closed",
-		Details: map[string]any{"retry_after_ms": retryAfter.Milliseconds()},
-	})
 }
 
 // appoint writes a moderator's row. Moderating again replaces the resources and

@@ -60,7 +60,7 @@ func (s *Service) save(ctx context.Context, key string, row machine.Record, revi
 	if subjects.LeaseEnded(row.State) {
 		ttl = max(row.EndedAt.Add(s.config.Retention).Sub(now), time.Second)
 	}
-	s.view.saves(key, row.LeaseRow, value)
+	s.view.saves(key, row, value)
 	saved, err := s.rows.Save(ctx, key, value, revision, ttl)
 	if err != nil {
 		s.view.failed(key)

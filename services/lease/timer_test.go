@@ -59,6 +59,26 @@ func TestTimeouts(t *testing.T) {
 	s.tells(rolled, requested, granted, claimed, rolledBack, expired)
 }
 
+// TestTimersThatAreGone purges the stream that keeps the timers of a claim and of a grant.
+func TestTimersThatAreGone(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	s.start()
+	s.start()
+	s.policies(subjects.LeasePolicy{Prefix: "", Policy: subjects.PolicyGrant, ClaimTimeoutMS: new(int64(2000))})
+	ada := s.peer("ada")
+	waits, _ := ada.request("repo", 2*time.Second)
+	works, _ := ada.request("repo", 0)
+	ada.claim(works)
+	stream, err := s.conn.JS().Stream(t.Context(), subjects.StreamCommands)
+	require.NoError(t, err)
+	require.NoError(t, stream.Purge(t.Context()))
+	require.Equal(t, subjects.LeaseReasonTimeout, s.becomes("ada", waits, subjects.LeaseExpired).Reason)
+	require.Equal(t, subjects.LeaseReasonClaimDeadline, s.becomes("ada", works, subjects.LeaseExpired).Reason)
+	s.tells(waits, requested, granted, expired)
+	s.tells(works, requested, granted, claimed, expired)
+}
+
 // TestTimersOutliveEverybody lets a deadline pass while no process is there,
 // and NATS itself is restarted.
 func TestTimersOutliveEverybody(t *testing.T) {

@@ -6,12 +6,14 @@ import (
 	"sync"
 	"time"
 
+	"rollcall/services/lease/internal/machine"
 	"rollcall/shared/bus"
 	"rollcall/subjects"
 )
 
 // view is what this process knows of all leases from watching the bucket, for
-// the metrics alone. It may be a moment behind.
+// the metrics, and to find deadlines that have passed. It may be a moment behind:
+// nothing is decided by it.
 type view struct {
 	mu     sync.Mutex
 	leases map[string]glimpse // by key
@@ -35,6 +37,16 @@ const ownMost = 4096
 type glimpse struct {
 	State     string    `json:"state"`
 	ClaimedAt time.Time `json:"claimed_at"`
+	Book      struct {
+		Epoch uint64    `json:"epoch"`
+		Due   time.Time `json:"due"`
+	} `json:"book"`
+}
+
+func glimpseOf(row machine.Record) glimpse {
+	g := glimpse{State: row.State, ClaimedAt: row.ClaimedAt}
+	g.Book.Epoch, g.Book.Due = row.Book.Epoch, row.Book.Due
+	return g
 }
 
 func newView() *view {
@@ -43,11 +55,11 @@ func newView() *view {
 
 // saves takes a row that this process is about to save. It is forgotten with the next
 // one of its key that the bucket shows, whosever that is, or by failed.
-func (v *view) saves(key string, row subjects.LeaseRow, value []byte) {
+func (v *view) saves(key string, row machine.Record, value []byte) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if _, known := v.own[key]; known || len(v.own) < ownMost {
-		v.own[key] = ownRow{maphash.Bytes(v.seed, value), glimpse{State: row.State, ClaimedAt: row.ClaimedAt}}
+		v.own[key] = ownRow{maphash.Bytes(v.seed, value), glimpseOf(row)}
 	}
 }
 
@@ -117,4 +129,18 @@ func (v *view) oldestClaim() time.Time {
 		}
 	}
 	return oldest
+}
+
+// overdue lists the leases whose deadline came before a time, with the epoch it was set
+// in, by key.
+func (v *view) overdue(before time.Time) map[string]uint64 {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	found := map[string]uint64{}
+	for key, g := range v.leases {
+		if due := g.Book.Due; !due.IsZero() && due.Before(before) {
+			found[key] = g.Book.Epoch
+		}
+	}
+	return found
 }

@@ -6,6 +6,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"rollcall/services/lease/internal/machine"
 	"rollcall/shared/bus"
 	"rollcall/subjects"
 )
@@ -19,7 +20,7 @@ func TestViewKnowsItsOwnRowsAndReadsTheRest(t *testing.T) {
 	}
 	v := newView()
 
-	v.saves(key, subjects.LeaseRow{State: subjects.LeaseClaimed, ClaimedAt: claimed}, []byte("what was saved"))
+	v.saves(key, machine.Record{LeaseRow: subjects.LeaseRow{State: subjects.LeaseClaimed, ClaimedAt: claimed}}, []byte("what was saved"))
 	v.apply(put("what was saved", 7))
 	require.Equal(t, map[string]int{subjects.LeaseClaimed: 1}, v.states(), "it is not read again")
 	require.Equal(t, claimed, v.oldestClaim())
@@ -27,15 +28,15 @@ func TestViewKnowsItsOwnRowsAndReadsTheRest(t *testing.T) {
 	v.apply(put(`{"state":"CONSUMED"}`, 8))
 	require.Equal(t, map[string]int{subjects.LeaseConsumed: 1}, v.states(), "a row of another process is read")
 
-	v.saves(key, subjects.LeaseRow{State: subjects.LeaseClaimed}, []byte("written over before it was seen"))
+	v.saves(key, machine.Record{LeaseRow: subjects.LeaseRow{State: subjects.LeaseClaimed}}, []byte("written over before it was seen"))
 	v.apply(put(`{"state":"EXPIRED"}`, 10))
 	require.Equal(t, map[string]int{subjects.LeaseExpired: 1}, v.states())
 	require.Empty(t, v.own)
-	v.saves(key, subjects.LeaseRow{State: subjects.LeaseClaimed}, []byte("refused"))
+	v.saves(key, machine.Record{LeaseRow: subjects.LeaseRow{State: subjects.LeaseClaimed}}, []byte("refused"))
 	v.failed(key)
 	require.Empty(t, v.own)
 
-	v.saves(key, subjects.LeaseRow{State: subjects.LeaseClaimed}, []byte("of another bucket"))
+	v.saves(key, machine.Record{LeaseRow: subjects.LeaseRow{State: subjects.LeaseClaimed}}, []byte("of another bucket"))
 	v.apply(bus.Update{Reset: true})
 	v.apply(put(`{"state":"PENDING"}`, 11))
 	require.Equal(t, map[string]int{subjects.LeasePending: 1}, v.states())
