@@ -116,7 +116,7 @@ func (s *socket) admit(ctx context.Context, e machine.Authenticated) {
 	s.gateway.metrics.handshakes.WithLabelValues("opened").Inc()
 	s.opened.Store(&opened{
 		tenant: s.token.Tenant, agent: s.token.Agent, instance: e.Init.Device.DeviceID, connection: e.ConnectionID, seq: seq, payload: payload,
-		generation: s.gateway.view.generation(),
+		generation: s.gateway.view.generation(), turn: newTurn(),
 	})
 	s.begin(e.RequestID, seq)
 	s.dialect.begin(ctx, s, seq)
@@ -193,8 +193,12 @@ func (s *socket) storeOpened(ctx context.Context) (subjects.ConnectionOpened, ui
 }
 
 // storeClosed stores the closing, for as long as the process lives. If it dies
-// first, the lapse of its row closes the connection.
+// first, the lapse of its row closes the connection. An opening that is being stored
+// again comes before; its own deadline bounds the wait.
 func (s *socket) storeClosed(life context.Context, end ending) {
+	if opened := s.opened.Load(); opened != nil {
+		opened.turn.keep(life)
+	}
 	payload := subjects.ConnectionClosed{
 		ConnectionID: s.peer.connectionID, InstanceID: s.peer.init.Device.DeviceID,
 		Reason: end.reason, Code: end.code,

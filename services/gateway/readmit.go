@@ -83,14 +83,27 @@ func (g *Gateway) readmit(ctx context.Context) error {
 
 // announceAgain stores the opening of a connection once more.
 func (s *socket) announceAgain(ctx context.Context) {
-	opened := s.opened.Load()
-	r, err := newRecord(opened.tenant, opened.agent, opened.instance, "opened", time.Now(), opened.payload)
-	if err == nil && !s.stopping() {
-		_, err = s.gateway.publisher.store(ctx, r)
+	if s.stopping() {
+		return
 	}
-	if err != nil {
+	if _, err := s.gateway.storeAgain(ctx, s.opened.Load()); err != nil {
 		s.log.Warn().Err(err).Msg("opening not stored again")
 	}
+}
+
+// storeAgain stores an opening once more and returns where. It is nowhere if the
+// connection's close comes next.
+func (g *Gateway) storeAgain(ctx context.Context, o *opened) (seq uint64, err error) {
+	if !o.turn.take() {
+		return 0, nil
+	}
+	defer o.turn.give()
+	r, err := newRecord(o.tenant, o.agent, o.instance, "opened", time.Now(), o.payload)
+	if err != nil {
+		return 0, err
+	}
+	ack, err := g.publisher.store(ctx, r)
+	return ack.Seq, err
 }
 
 // reconnectWithin tells the peer to reconnect at some time of a span, and closes the

@@ -105,6 +105,37 @@ type opened struct {
 	// held is set once the connection was seen in its row, readmitted when it was
 	// taken out of it and the peer is to reconnect.
 	held, readmitted atomic.Bool
+	// turn is whose it is to store whether the connection is there.
+	turn turn
+}
+
+// turn orders what is stored about a connection after its opening: at any time one
+// announcement that it is there, and at last its close. What is tried again and again
+// could come after the close otherwise, and nobody would close the connection any more.
+type turn chan struct{}
+
+func newTurn() turn { return make(turn, 1) }
+
+// take gives an announcement its turn, unless the close has it.
+func (t turn) take() bool {
+	select {
+	case t <- struct{}{}:
+		return true
+	default:
+		return false
+	}
+}
+
+// give ends what take began.
+func (t turn) give() { <-t }
+
+// keep waits for an announcement under way, and lets no other follow. Where ctx ends
+// before, the close has no time either.
+func (t turn) keep(ctx context.Context) {
+	select {
+	case t <- struct{}{}:
+	case <-ctx.Done():
+	}
 }
 
 // peer is an authenticated peer's connection.
