@@ -33,9 +33,9 @@
 //	JetStream away      openings are refused with 1013, requests that store
 //	                    answer unavailable, closings are retried until the
 //	                    process ends; listings of presence go on from memory
-//	row lapses          presence closes this gateway's connections; once the
-//	                    gateway sees that, it announces them again and tells
-//	                    their peers to reconnect
+//	row lapses          presence closes this gateway's connections, its own too;
+//	                    once the gateway sees that, it announces them again and
+//	                    tells their peers to reconnect
 //	second process      the one that started later takes the row; the other
 //	with the same key   stops with ErrSuperseded
 //	slow peer           its queue fills, it is closed with 1008; nobody waits. One

@@ -43,8 +43,7 @@ func (g *Gateway) stop(ctx context.Context, keeper *tasks) {
 	if !g.roster.wait(ctx) {
 		g.log.Warn().Int("sockets", len(g.roster.list())).Msg("closings not stored in time; the row's end will close them")
 	}
-	closed := subjects.ConnectionClosed{ConnectionID: g.ownConnection, InstanceID: g.id, Reason: subjects.ClosedGatewayDraining}
-	if err := g.announceSelf(ctx, "closed", closed); err != nil {
+	if err := g.closeOwn(ctx); err != nil {
 		g.log.Warn().Err(err).Msg("own closing not stored")
 	}
 	keeper.stop()

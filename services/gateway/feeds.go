@@ -233,7 +233,7 @@ func (g *Gateway) reportRejected(ctx context.Context, r refusal) error {
 		err = bus.ErrUnavailable
 	}
 	if errors.Is(err, bus.ErrUnavailable) {
-		err = g.publisher.insist(ctx, record{subject: subject.String(), event: event})
+		_, err = g.publisher.insist(ctx, record{subject: subject.String(), event: event})
 	}
 	return err
 }

@@ -46,8 +46,10 @@ type Gateway struct {
 	id          string
 	incarnation string
 	startedAt   time.Time
-	// ownConnection is the connection_id of the gateway itself.
+	// ownConnection is the connection_id of the gateway itself, own its opening once
+	// that is stored.
 	ownConnection string
+	own           atomic.Pointer[opened]
 
 	trust      *token.Trust
 	trusted    synced
@@ -65,9 +67,9 @@ type Gateway struct {
 	dialects   []*dialect
 	view       *view
 	feeds      *feeds
-	// readmissions are sockets that presence has closed behind our back; one lot at
-	// a time.
-	readmissions chan []*socket
+	// readmissions are connections that presence has closed behind our back; one lot
+	// at a time.
+	readmissions chan readmission
 	streams      *streams
 	events       eventsFacts
 	// historians are the places of those who ask about the past, pastEvents how much of
@@ -117,7 +119,7 @@ func New(ctx context.Context, cfg Config, log zerolog.Logger) (*Gateway, error) 
 		cfg: cfg, id: id, incarnation: subjects.NewID(), ownConnection: subjects.NewID(), startedAt: time.Now().UTC(),
 		trust: newTrust(cfg), trusted: synced{c: make(chan struct{})}, listener: listener, health: daemon.NewHealth(),
 		admission: newAdmission(cfg.MaxConnections), upgrades: newUpgrades(cfg.UpgradeRate), roster: newRoster(),
-		readmissions: make(chan []*socket, 1), sampler: newSampler(), streams: newStreams(cfg.MaxConnections),
+		readmissions: make(chan readmission, 1), sampler: newSampler(), streams: newStreams(cfg.MaxConnections),
 		handshakes: newHandshakes(cfg.MaxHandshakes, cfg.AddressHandshakes),
 		dialects:   dialects(), origins: from, proxies: trusted, tls: secure,
 		historians: make(chan struct{}, pastReaders), pastEvents: pastEvents, past: bygones{settled: pastSettled, skew: pastSkew, details: detailWait, bytes: pastBytes},
@@ -216,10 +218,7 @@ func (g *Gateway) start(ctx context.Context, background, keeper *tasks) error {
 	if err := g.follow(ctx, background, presence, gateways); err != nil {
 		return err
 	}
-	if err := g.announceSelf(ctx, "opened", subjects.ConnectionOpened{
-		ConnectionID: g.ownConnection, InstanceID: g.id, GatewayID: g.id, Incarnation: g.incarnation,
-		Role: subjects.RoleGateway, IP: listenIP(g.listener), Host: host, Version: Version, Mode: "backend",
-	}); err != nil {
+	if err := g.openOwn(ctx, host); err != nil {
 		return err
 	}
 	g.roster.admit(true)
@@ -334,11 +333,40 @@ func (g *Gateway) applySetting(u bus.Update) {
 	g.admission.setLimit(tenant, settings.MaxConnections)
 }
 
-// announceSelf stores an event about the gateway's own connection.
-func (g *Gateway) announceSelf(ctx context.Context, name string, payload any) error {
-	r, err := newRecord(subjects.SystemTenant, "", g.id, name, time.Now(), payload)
+// openOwn announces the gateway's own connection.
+func (g *Gateway) openOwn(ctx context.Context, host string) error {
+	own := &opened{
+		tenant: subjects.SystemTenant, instance: g.id, connection: g.ownConnection,
+		payload: subjects.ConnectionOpened{
+			ConnectionID: g.ownConnection, InstanceID: g.id, GatewayID: g.id, Incarnation: g.incarnation,
+			Role: subjects.RoleGateway, IP: listenIP(g.listener), Host: host, Version: Version, Mode: "backend",
+		},
+		generation: g.view.generation(), turn: newTurn(),
+	}
+	ack, err := g.announceSelf(ctx, "opened", own.payload)
 	if err != nil {
 		return err
+	}
+	own.seq = ack.Seq
+	g.own.Store(own)
+	return nil
+}
+
+// closeOwn stores the close of the gateway's own connection, after which it is not
+// announced again.
+func (g *Gateway) closeOwn(ctx context.Context) error {
+	g.own.Load().turn.keep(ctx)
+	_, err := g.announceSelf(ctx, "closed", subjects.ConnectionClosed{
+		ConnectionID: g.ownConnection, InstanceID: g.id, Reason: subjects.ClosedGatewayDraining,
+	})
+	return err
+}
+
+// announceSelf stores an event about the gateway's own connection.
+func (g *Gateway) announceSelf(ctx context.Context, name string, payload any) (bus.Ack, error) {
+	r, err := newRecord(subjects.SystemTenant, "", g.id, name, time.Now(), payload)
+	if err != nil {
+		return bus.Ack{}, err
 	}
 	return g.publisher.insist(ctx, r)
 }

@@ -205,7 +205,7 @@ func (s *socket) storeClosed(life context.Context, end ending) {
 	}
 	r, err := newRecord(s.token.Tenant, s.token.Agent, payload.InstanceID, "closed", time.Now(), payload)
 	if err == nil {
-		err = s.gateway.publisher.insist(life, r)
+		_, err = s.gateway.publisher.insist(life, r)
 	}
 	if err != nil {
 		s.log.Error().Err(err).Str("reason", end.reason).Msg("closing not stored")

@@ -86,17 +86,17 @@ const storePause = 250 * time.Millisecond
 
 // insist stores a record under one id however long it takes: until it is
 // stored, refused for good, or ctx ends.
-func (p *publisher) insist(ctx context.Context, r record) error {
+func (p *publisher) insist(ctx context.Context, r record) (bus.Ack, error) {
 	for {
-		_, err := p.store(ctx, r)
+		ack, err := p.store(ctx, r)
 		if err == nil {
-			return nil
+			return ack, nil
 		}
 		if ctx.Err() != nil || !errors.Is(err, bus.ErrUnavailable) && !errors.Is(err, context.DeadlineExceeded) {
-			return err
+			return bus.Ack{}, err
 		}
 		if !daemon.Pause(ctx, storePause) {
-			return err
+			return bus.Ack{}, err
 		}
 	}
 }

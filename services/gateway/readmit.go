@@ -26,31 +26,52 @@ const (
 // that was in its row and is not any more was closed, whether the row has moved on
 // or has lapsed since; and one that was opened before the bucket was made anew
 // has lost its row with the old one.
+//
+// The gateway's own connection, which no socket is, is looked at too.
 func (g *Gateway) cutDropped() {
-	var lost []*socket
+	var lost readmission
 	for _, s := range g.roster.list() {
-		opened := s.opened.Load()
-		if opened == nil || opened.readmitted.Load() {
-			continue
-		}
-		switch stands := g.view.standing(opened); {
-		case stands == held:
-			opened.held.Store(true)
-		case stands == dropped, opened.held.Load(), opened.generation != g.view.generation():
-			opened.readmitted.Store(true)
-			lost = append(lost, s)
+		if opened := s.opened.Load(); opened != nil && opened.dropped(g.view) {
+			lost.sockets = append(lost.sockets, s)
 		}
 	}
-	if len(lost) == 0 {
+	if own := g.own.Load(); own != nil && own.dropped(g.view) {
+		lost.own = own
+	}
+	if len(lost.sockets) == 0 && lost.own == nil {
 		return
 	}
 	select {
 	case g.readmissions <- lost:
 	default: // those before them are still being taken care of
-		for _, s := range lost {
+		for _, s := range lost.sockets {
 			s.opened.Load().readmitted.Store(false)
 		}
+		if lost.own != nil {
+			lost.own.readmitted.Store(false)
+		}
 	}
+}
+
+// readmission is one lot of connections that presence has closed behind our back.
+type readmission struct {
+	sockets []*socket
+	own     *opened // the gateway's own; nil if it stands
+}
+
+// dropped reports, once, that a connection was taken out of its row.
+func (o *opened) dropped(v *view) bool {
+	if o.readmitted.Load() {
+		return false
+	}
+	switch stands := v.standing(o); {
+	case stands == held:
+		o.held.Store(true)
+	case stands == dropped, o.held.Load(), o.generation != v.generation():
+		o.readmitted.Store(true)
+		return true
+	}
+	return false
 }
 
 // readmit takes care of dropped sockets until ctx ends: their openings are stored
@@ -65,16 +86,19 @@ func (g *Gateway) readmit(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case dropped := <-g.readmissions:
-			g.log.Warn().Int("sockets", len(dropped)).Msg("the gateway was taken for lost; its connections are announced again and told to reconnect")
+		case lost := <-g.readmissions:
+			g.log.Warn().Int("sockets", len(lost.sockets)).Msg("the gateway was taken for lost; its connections are announced again and told to reconnect")
 			var group errgroup.Group
 			group.SetLimit(readmitParallel)
-			for _, s := range dropped {
+			if lost.own != nil {
+				group.Go(func() error { g.announceOwnAgain(ctx, lost.own); return nil })
+			}
+			for _, s := range lost.sockets {
 				group.Go(func() error { s.announceAgain(ctx); return nil })
 			}
 			_ = group.Wait() // each of them logs its own fate
-			spread := min(time.Duration(len(dropped))*time.Second/readmitPace, readmitLongest)
-			for _, s := range dropped {
+			spread := min(time.Duration(len(lost.sockets))*time.Second/readmitPace, readmitLongest)
+			for _, s := range lost.sockets {
 				s.reconnectWithin(spread)
 			}
 		}
@@ -88,6 +112,30 @@ func (s *socket) announceAgain(ctx context.Context) {
 	}
 	if _, err := s.gateway.storeAgain(ctx, s.opened.Load()); err != nil {
 		s.log.Warn().Err(err).Msg("opening not stored again")
+	}
+}
+
+// announceOwnAgain stores the opening of the gateway's own connection once more. Nobody
+// has to reconnect, and so it may be dropped again. What is not stored now is found
+// again after the row's next renewal.
+func (g *Gateway) announceOwnAgain(ctx context.Context, o *opened) {
+	generation := g.view.generation() // before, so that a bucket that is made meanwhile counts as another one
+	seq, err := g.storeAgain(ctx, o)
+	if err != nil {
+		g.log.Warn().Err(err).Msg("own opening not stored again")
+		o.readmitted.Store(false)
+		return
+	}
+	if seq > 0 {
+		g.own.Store(o.again(seq, generation))
+	}
+}
+
+// again is an opening that was stored once more.
+func (o *opened) again(seq uint64, generation int) *opened {
+	return &opened{
+		tenant: o.tenant, agent: o.agent, instance: o.instance, connection: o.connection,
+		seq: seq, payload: o.payload, generation: generation, turn: o.turn,
 	}
 }
 

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/stretchr/testify/require"
@@ -56,4 +57,51 @@ func TestAnnouncementPrecedesTheClose(t *testing.T) {
 	require.Equal(t, []string{"connection.opened", "connection.opened", "connection.closed"}, typesOf(w.events(t, "tenant.acme.>")))
 	s.announceAgain(t.Context())
 	require.Len(t, w.events(t, "tenant.acme.>"), 3, "after the close there is nothing to announce")
+}
+
+// TestGatewayAnnouncesItselfAgain takes the gateway's own connection out of its row, as
+// presence does when the gateway was gone for too long.
+func TestGatewayAnnouncesItselfAgain(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	g := w.gateway(t, func(c *Config) { c.Heartbeat = 20 * time.Millisecond })
+	p := w.presence(t)
+	key := subjects.InstanceKey(subjects.SystemTenant, g.id)
+	opened := subjects.InstanceConnection(subjects.SystemTenant, g.id, "opened").String()
+	put := func(applied uint64, links ...subjects.Link) {
+		t.Helper()
+		_, err := p.write(t.Context(), key, subjects.InstanceRow{InstanceID: g.id, Links: links, Applied: map[string]uint64{"": applied}})
+		require.NoError(t, err)
+	}
+	renewals := func(n int) {
+		t.Helper()
+		for range n {
+			before := g.claim.lastSaved()
+			within(t, func() bool { return g.claim.lastSaved().After(before) })
+		}
+	}
+	link := subjects.Link{ConnectionID: g.ownConnection, GatewayID: g.id, Incarnation: g.incarnation}
+	put(w.lastSeq(t), link)
+	within(t, func() bool { _, known := g.view.instance(subjects.SystemTenant, g.id); return known })
+	renewals(3)
+	require.Len(t, w.events(t, opened), 1, "it is in its row")
+
+	put(w.lastSeq(t) + 1)
+	within(t, func() bool { return len(w.events(t, opened)) == 2 })
+	renewals(5)
+	again := w.events(t, opened)
+	require.Len(t, again, 2, "it may not be in its row yet")
+	require.NotEqual(t, again[0].id, again[1].id)
+	require.JSONEq(t, string(again[0].event.Payload), string(again[1].event.Payload))
+
+	// A row that is past the announcement lacks it too, whoever has seen the two apart.
+	put(again[1].seq + 1)
+	within(t, func() bool { return len(w.events(t, opened)) == 3 })
+	put(again[1].seq+2, link)
+	renewals(5)
+	require.Len(t, w.events(t, opened), 3, "it is back in its row")
+
+	require.NoError(t, g.stop(t))
+	all := typesOf(w.events(t, "tenant.system.instance."+g.id+".>"))
+	require.Equal(t, []string{"connection.opened", "connection.opened", "connection.opened", "connection.closed"}, all)
 }

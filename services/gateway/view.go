@@ -69,8 +69,9 @@ type agentEntry struct {
 
 // instanceEntry is an instance's row as peers see it, and its live connections.
 type instanceEntry struct {
-	row   subjects.InstanceRow
-	links []subjects.Link // oldest first
+	row     subjects.InstanceRow
+	links   []subjects.Link // oldest first
+	applied uint64          // of events on the instance's own subjects
 }
 
 // gatewayEntry is a gateway's row with the time of its last renewal.
@@ -169,7 +170,7 @@ func (v *view) applyInstance(t *tenantView, instance string, u bus.Update) {
 }
 
 func newInstanceEntry(row subjects.InstanceRow) instanceEntry {
-	return instanceEntry{row: row.Public(), links: row.Links}
+	return instanceEntry{row: row.Public(), links: row.Links, applied: row.Applied[""]}
 }
 
 func (v *view) applyAgent(t *tenantView, agent string, u bus.Update) {
@@ -383,7 +384,7 @@ const (
 	unknown standing = iota
 	// held is one that its row holds.
 	held
-	// dropped is one whose agent's row has moved past its opening without it.
+	// dropped is one whose row has moved past its opening without it.
 	dropped
 )
 
@@ -400,6 +401,9 @@ func (v *view) standing(o *opened) standing {
 		entry, _ := t.instances.get(o.instance)
 		if slices.ContainsFunc(entry.links, func(l subjects.Link) bool { return l.ConnectionID == o.connection }) {
 			return held
+		}
+		if entry.applied > o.seq {
+			return dropped
 		}
 		return unknown
 	}
