@@ -65,6 +65,8 @@ type Config struct {
 	// logged lately. Both are for reports.
 	shown  map[string]string
 	recent *recentLog
+	// strayAfter is for how long a stray must be seen, in tests.
+	strayAfter time.Duration
 }
 
 // ParseConfig reads the settings from flags and environment. The second result

@@ -102,6 +102,7 @@ func (s *socket) admit(ctx context.Context, e machine.Authenticated) {
 	}
 	// From here on a closing must follow, even if storing the opening seems to
 	// fail: it may be stored all the same.
+	s.gateway.roster.hold(e.ConnectionID)
 	s.peer = &peer{connectionID: e.ConnectionID, init: e.Init, connectedAt: time.Now().UTC()}
 	s.peer.entry = s.ownEntry()
 	s.log = s.log.With().Str("connection_id", e.ConnectionID).Str("instance_id", e.Init.Device.DeviceID).

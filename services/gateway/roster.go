@@ -10,10 +10,14 @@ type roster struct {
 	mu      sync.Mutex
 	open    bool
 	sockets map[*socket]struct{}
+	// held are the connections whose openings may be stored and whose closes are not.
+	held    map[string]struct{}
 	running sync.WaitGroup
 }
 
-func newRoster() *roster { return &roster{sockets: map[*socket]struct{}{}} }
+func newRoster() *roster {
+	return &roster{sockets: map[*socket]struct{}{}, held: map[string]struct{}{}}
+}
 
 // admit opens or closes the door for new sockets.
 func (r *roster) admit(open bool) {
@@ -47,6 +51,28 @@ func (r *roster) remove(s *socket) {
 	delete(r.sockets, s)
 	r.mu.Unlock()
 	r.running.Done()
+}
+
+// hold notes a connection, before its opening is stored.
+func (r *roster) hold(connection string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.held[connection] = struct{}{}
+}
+
+// release forgets a connection, once its close is stored.
+func (r *roster) release(connection string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.held, connection)
+}
+
+// holds reports whether a connection is held.
+func (r *roster) holds(connection string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	_, is := r.held[connection]
+	return is
 }
 
 // list returns the sockets there are.

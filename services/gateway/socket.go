@@ -407,6 +407,7 @@ func (s *socket) finish(life context.Context) {
 	}
 	s.gateway.metrics.closes.WithLabelValues(end.reason).Inc()
 	s.storeClosed(life, end)
+	s.gateway.roster.release(s.peer.connectionID)
 	s.gateway.admission.give(s.token.Tenant)
 }
 
