@@ -26,8 +26,8 @@ const (
 // end of a wait is told to the connection that asked.
 const lookEvery = 5 * time.Second
 
-// settleTimeout bounds finalize and rollback at the end of [Conn.Use], which
-// run even when the context of the work has ended.
+// settleTimeout bounds finalize, rollback and giving back at the end of [Conn.Use],
+// which run even when the context of the work has ended.
 const settleTimeout = 10 * time.Second
 
 // Lease is a single-use permission to act on a resource, bound to the
@@ -165,9 +165,13 @@ func (c *Conn) Moderate(ctx context.Context, prefixes ...string) error {
 // lease is rolled back, so that it can be claimed again until it expires. A
 // lease that is not granted is a [*RefusedError], and work does not run.
 //
-// Ctx bounds the waiting and is passed on to work. Finalize and rollback have
-// a few seconds of their own, and are tried again in them: an act that was done
-// is recorded even if ctx has ended meanwhile. If finalize fails the act was done
+// A claim that may have counted, because it was answered with unavailable or ctx
+// ended before the answer, is looked up: work runs if it did, and it is made again
+// if it did not. Where neither can be known in time the lease is given back.
+//
+// Ctx bounds the waiting and is passed on to work. Finalize, rollback and giving
+// back have a few seconds of their own, and are tried again in them: an act that was
+// done is recorded even if ctx has ended meanwhile. If finalize fails the act was done
 // and the error says what is not recorded.
 func (c *Conn) Use(
 	ctx context.Context, resource string, o LeaseOptions, work func(ctx context.Context, claim Claim) (messageID string, err error),
@@ -227,7 +231,10 @@ func (c *Conn) acquire(ctx context.Context, resource string, o LeaseOptions) (Cl
 	}
 	if state == LeaseGranted {
 		claim, err := c.ClaimLease(ctx, id)
-		if refusal, is := errors.AsType[*Error](err); err == nil || !is || refusal.Code != CodeLeaseInvalid {
+		switch {
+		case c.unknown(err):
+			return c.ascertain(ctx, id, err)
+		case !wrongState(err):
 			return claim, err
 		}
 	}
@@ -236,6 +243,72 @@ func (c *Conn) acquire(ctx context.Context, resource string, o LeaseOptions) (Cl
 		lease = Lease{LeaseID: id, Resource: resource, State: state}
 	}
 	return Claim{}, &RefusedError{Lease: lease}
+}
+
+// ascertain finds out what became of a claim that ended with cause and may count, now
+// or later: a lease that is claimed and that nobody works on stays so until its claim
+// deadline, for ever where it has none. Nobody else may claim this lease, so if it is
+// claimed that is our claim. If it is not we claim again; of several claims one counts.
+//
+// NB: one that comes only after the work has been rolled back, or after the connection
+// has ended, stays until its deadline.
+func (c *Conn) ascertain(ctx context.Context, id string, cause error) (Claim, error) {
+	var claim Claim
+	err := retrying(ctx, func() error {
+		lease, err := c.GetLease(ctx, id)
+		switch {
+		case err != nil:
+			return err
+		case lease.State == LeaseClaimed && lease.ConnectionID == c.welcome.ClientID:
+			claim = lease.claim()
+			return nil
+		case lease.State != LeaseGranted:
+			return &RefusedError{Lease: lease}
+		}
+		claim, err = c.ClaimLease(ctx, id)
+		return err
+	}, func(err error) bool {
+		return passing(err) || wrongState(err) // an earlier claim came between look and claim
+	})
+	if _, over := errors.AsType[*RefusedError](err); err == nil || over {
+		return claim, err
+	}
+	return Claim{}, errors.Join(fmt.Errorf("claim lease %s: %w; find out whether it counts: %w", id, cause, err), c.giveBack(ctx, id))
+}
+
+// giveBack sees to it that no claim of a lease stays that nobody waits for any more.
+// One that counted is rolled back. Then the lease lapses, so that one that is still on
+// its way comes too late.
+func (c *Conn) giveBack(ctx context.Context, id string) error {
+	return c.settle(ctx, LeaseExpired, func(ctx context.Context) error {
+		lease, err := c.GetLease(ctx, id)
+		if err == nil && lease.State == LeaseClaimed {
+			err = c.RollbackLease(ctx, lease.claim(), "unanswered")
+			lease.State = LeaseGranted
+		}
+		if err != nil || lease.State != LeaseGranted {
+			return err
+		}
+		return c.RenewLease(ctx, id, time.Millisecond)
+	})
+}
+
+// claim is the claim that a claimed lease is under.
+func (l Lease) claim() Claim {
+	return Claim{LeaseID: l.LeaseID, State: l.State, Fence: l.Fence, ClaimExpiresAt: l.ClaimExpiresAt}
+}
+
+// unknown reports whether a request that ended with err may have been carried out, or
+// may be yet, on a connection that can still be asked.
+func (c *Conn) unknown(err error) bool {
+	refusal, refused := errors.AsType[*Error](err)
+	return err != nil && c.Err() == nil && (!refused || refusal.Code == CodeUnavailable)
+}
+
+// wrongState reports whether a lease was not in the state that a command needs.
+func wrongState(err error) bool {
+	refusal, is := errors.AsType[*Error](err)
+	return is && refusal.Code == CodeLeaseInvalid
 }
 
 // awaitVerdict returns the lease's state after its next event, or as a look
