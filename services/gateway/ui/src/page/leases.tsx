@@ -1,5 +1,5 @@
 import type { ComponentChildren } from "preact";
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import { agentHref, replaceQuery, useApp, type Route } from "../hooks.ts";
 import { entered, isOver, readMinutes, states } from "../model/leases.ts";
 import { span } from "../model/time.ts";
@@ -189,7 +189,8 @@ function Sheet({ lease, close }: { lease: LeaseRow; close: () => void }) {
   const [busy, setBusy] = useState(false);
   const cannot = app.cannotDecide();
   const decides = lease.state === "PENDING" && cannot === "";
-  useEffect(() => dialog.current?.showModal(), []);
+  // Before anybody sees it: a sheet that is there and not open yet cannot be closed.
+  useLayoutEffect(() => dialog.current?.showModal(), []);
   const decide = async (verdict: string) => {
     const time = verdict === "grant" || verdict === "hold" ? readMinutes(minutes[verdict]) : {};
     setError("error" in time ? `${verdict} for ${time.error}` : "");
