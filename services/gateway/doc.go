@@ -37,7 +37,7 @@
 //	                    once the gateway sees that, it announces them again and
 //	                    tells their peers to reconnect
 //	opening stored      a row names a connection that is not there; it is
-//	after its close     closed again once that has been seen for 15 s
+//	after its close     closed again once that has been seen for a while
 //	second process      the one that started later takes the row; the other
 //	with the same key   stops with ErrSuperseded
 //	slow peer           its queue fills, it is closed with 1008; nobody waits. One

@@ -10,7 +10,7 @@ type roster struct {
 	mu      sync.Mutex
 	open    bool
 	sockets map[*socket]struct{}
-	// held are the connections whose openings may be stored and whose closes are not.
+	// held are the connections whose openings may be stored and whose closes are still to be.
 	held    map[string]struct{}
 	running sync.WaitGroup
 }

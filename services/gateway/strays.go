@@ -75,8 +75,8 @@ func (g *Gateway) closeStrays(ctx context.Context) error {
 }
 
 // closeStray stores the close of one. Its id derives from the connection and from when it
-// was opened, so that it is stored once however often it is found; an opening that comes
-// later still is closed by another. Why the connection ended its first close says. This one
+// was opened, so that it is stored once in the two minutes for which ids are remembered,
+// however often it is found; an opening that comes later still is closed by another. Why the connection ended its first close says. This one
 // says no more than that the peer is gone.
 func (g *Gateway) closeStray(ctx context.Context, s stray) error {
 	r, err := newRecord(s.tenant, s.agent, s.instance, "closed", time.Now(), subjects.ConnectionClosed{

@@ -96,7 +96,10 @@ func (s *Service) actions(t task, effects []machine.Effect) (rest, events []acti
 		switch e := effect.(type) {
 		case machine.Save:
 		case machine.Schedule:
-			rest = append(rest, func(ctx context.Context) error { return s.schedule(ctx, t, e) })
+			rest = append(rest, func(ctx context.Context) error {
+				_, err := s.schedule(ctx, t, e)
+				return err
+			})
 		case machine.CancelSchedule:
 			s.cancel(t)
 		case machine.Notify:
@@ -135,14 +138,14 @@ func together(ctx context.Context, actions []action) error {
 // The header is written by hand because the client's helper cuts the time to
 // whole seconds, and so fires early. The id names the epoch, which the fired
 // message does not carry on.
-func (s *Service) schedule(ctx context.Context, t task, e machine.Schedule) error {
+func (s *Service) schedule(ctx context.Context, t task, e machine.Schedule) (bus.Ack, error) {
 	subject := subjects.LeaseCommand(t.tenant, t.in.LeaseID, subjects.TimerSchedule).String()
 	target := subjects.LeaseCommand(t.tenant, t.in.LeaseID, subjects.CommandTimer).String()
 	data, err := json.Marshal(subjects.LeaseTimer{AgentID: t.agent, Epoch: e.Epoch})
 	if err != nil {
-		return bus.Permanent(fmt.Errorf("encode timer: %w", err))
+		return bus.Ack{}, bus.Permanent(fmt.Errorf("encode timer: %w", err))
 	}
-	_, err = s.conn.Publish(ctx, bus.Message{
+	return s.conn.Publish(ctx, bus.Message{
 		Subject: subject,
 		ID:      subjects.DeriveID(t.tenant, subject, fmt.Sprintf("%s/%d/%s", t.agent, e.Epoch, e.Repair), subjects.TimerSchedule),
 		Header: nats.Header{
@@ -151,7 +154,6 @@ func (s *Service) schedule(ctx context.Context, t task, e machine.Schedule) erro
 		},
 		Data: data,
 	})
-	return err
 }
 
 // cancel removes the timer of a lease that has ended, so that it does not lie

@@ -57,8 +57,8 @@
 //	all of them are down  commands and fired timers wait in COMMANDS, closes in
 //	                      EVENTS; peers hear "unavailable" from their gateway, and
 //	                      commands that waited longer than that are refused later
-//	timers are gone       with COMMANDS, purged or removed: ten seconds after a
-//	                      deadline its lease is ended all the same
+//	timers are gone       with COMMANDS, purged or removed: one that has not come
+//	                      ten seconds after its deadline is set again
 //	NATS is away          handlers fail and their messages come again
 //	a row moved on        reload, step again
 //	a command is malformed   no reply is possible: logged and terminated

@@ -164,7 +164,7 @@ func (s *Service) open(ctx context.Context) error {
 }
 
 // watch starts following the settings, and the rows for what the metrics say
-// of them and for deadlines that nobody else tells of.
+// of them and for deadlines whose timers do not come.
 func (s *Service) watch(ctx context.Context, group *errgroup.Group) {
 	group.Go(func() error {
 		return s.settingRows.Watch(ctx, ">", func(u bus.Update) {
@@ -194,7 +194,7 @@ func (s *Service) serve(ctx context.Context, group *errgroup.Group) error {
 	s.pulse.Felt(time.Now())
 	group.Go(func() error { return s.pulse.Feel(ctx, s.rows) })
 	group.Go(func() error { return s.report(ctx) })
-	group.Go(func() error { return s.enforceDeadlines(ctx) })
+	group.Go(func() error { return s.renewTimers(ctx) })
 	s.health.Set("start", nil)
 	s.log.Info().Msg("ready")
 	return s.conn.Work(ctx, bus.Work{

@@ -2,11 +2,10 @@ package lease
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"time"
 
 	"rollcall/services/lease/internal/machine"
+	"rollcall/shared/daemon"
 	"rollcall/subjects"
 )
 
@@ -18,22 +17,16 @@ const (
 	overdueAfter = 10 * time.Second
 )
 
-// enforceDeadlines ends what a deadline should have ended, until ctx ends. The server
-// delivers deadlines, and keeps them in COMMANDS: where an operator purges or removes that
-// stream they are gone, and nothing else would ever end a claim.
+// renewTimers sets timers again that have not come, until ctx ends. The server keeps
+// them in COMMANDS: where an operator purges or removes that stream they are gone, and
+// nothing else would ever end a claim.
 //
-// All processes do it at once, beside timers that come after all: what fires is the
-// deadline of one epoch, and whoever saves the row first ends that.
-func (s *Service) enforceDeadlines(ctx context.Context) error {
-	tick := time.NewTicker(overdueCheck)
-	defer tick.Stop()
+// Only the timer is set, and the server delivers it at once; whether it ends anything the
+// row decides when it comes, as ever. So it does not matter that all processes do it, or
+// that their clocks differ, or that the first one comes after all.
+func (s *Service) renewTimers(ctx context.Context) error {
 	silent := time.Now()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
+	for daemon.Pause(ctx, overdueCheck) {
 		now := time.Now()
 		if s.pulse.Fault(s.conn, now) != nil {
 			silent = now
@@ -41,26 +34,30 @@ func (s *Service) enforceDeadlines(ctx context.Context) error {
 		if now.Sub(silent) < overdueAfter {
 			continue
 		}
-		for key, epoch := range s.view.overdue(s.now().Add(-overdueAfter)) {
-			if err := s.fire(ctx, key, epoch); err != nil && ctx.Err() == nil && !errors.Is(err, errOutrun) {
-				s.log.Warn().Err(err).Str("key", key).Msg("deadline that passed not applied; trying again")
+		for key, deadline := range s.view.overdue(s.now().Add(-overdueAfter)) {
+			if err := s.renewTimer(ctx, key, deadline); err != nil && ctx.Err() == nil {
+				s.log.Warn().Err(err).Str("key", key).Msg("timer that did not come not set again; trying again")
+				break // the others would end alike
 			}
 		}
 	}
+	return nil
 }
 
-// fire applies the deadline of one epoch, as its timer would.
-func (s *Service) fire(ctx context.Context, key string, epoch uint64) error {
+// renewTimer sets the timer of one lease again. It is stored once in two minutes,
+// whoever sets it.
+func (s *Service) renewTimer(ctx context.Context, key string, d deadline) error {
 	tenant, agent, lease, err := subjects.ParseLeaseKey(key)
 	if err != nil {
 		return err
 	}
-	s.log.Warn().Str("tenant", tenant).Str("agent", agent).Str("lease", lease).Uint64("epoch", epoch).
-		Msg("a deadline has passed and no timer came; applying it")
-	ctx, cancel := context.WithTimeout(ctx, 2*requestTimeout)
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	_, err = s.apply(ctx, task{tenant: tenant, agent: agent, in: machine.Input{
-		LeaseID: lease, Cause: fmt.Sprintf("due/%s/%d", lease, epoch), Fact: machine.TimerFired{Epoch: epoch},
-	}})
+	set, err := s.schedule(ctx, task{tenant: tenant, agent: agent, in: machine.Input{LeaseID: lease}},
+		machine.Schedule{Epoch: d.Epoch, At: d.Due, Repair: "overdue"})
+	if err == nil && !set.Duplicate {
+		s.log.Warn().Str("tenant", tenant).Str("agent", agent).Str("lease", lease).Uint64("epoch", d.Epoch).
+			Msg("a deadline has passed and its timer did not come; it is set again")
+	}
 	return err
 }

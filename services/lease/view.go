@@ -37,16 +37,17 @@ const ownMost = 4096
 type glimpse struct {
 	State     string    `json:"state"`
 	ClaimedAt time.Time `json:"claimed_at"`
-	Book      struct {
-		Epoch uint64    `json:"epoch"`
-		Due   time.Time `json:"due"`
-	} `json:"book"`
+	Book      deadline  `json:"book"`
+}
+
+// deadline is when the row's epoch ends; zero is never.
+type deadline struct {
+	Epoch uint64    `json:"epoch"`
+	Due   time.Time `json:"due"`
 }
 
 func glimpseOf(row machine.Record) glimpse {
-	g := glimpse{State: row.State, ClaimedAt: row.ClaimedAt}
-	g.Book.Epoch, g.Book.Due = row.Book.Epoch, row.Book.Due
-	return g
+	return glimpse{State: row.State, ClaimedAt: row.ClaimedAt, Book: deadline{row.Book.Epoch, row.Book.Due}}
 }
 
 func newView() *view {
@@ -131,15 +132,14 @@ func (v *view) oldestClaim() time.Time {
 	return oldest
 }
 
-// overdue lists the leases whose deadline came before a time, with the epoch it was set
-// in, by key.
-func (v *view) overdue(before time.Time) map[string]uint64 {
+// overdue lists the deadlines that came before a time, by key.
+func (v *view) overdue(before time.Time) map[string]deadline {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	found := map[string]uint64{}
+	found := map[string]deadline{}
 	for key, g := range v.leases {
 		if due := g.Book.Due; !due.IsZero() && due.Before(before) {
-			found[key] = g.Book.Epoch
+			found[key] = g.Book
 		}
 	}
 	return found

@@ -160,38 +160,38 @@ func (s *Service) cleanUp(ctx context.Context, l lapse) error {
 }
 
 // align brings rows into line with the log where that may be shorter than it was, and
-// consumers with rows.
-func (s *Service) align(ctx context.Context, done common, shorter bool) error {
+// consumers with rows. Again says that rows have to be looked at once more.
+func (s *Service) align(ctx context.Context, done common, shorter bool) (again bool, err error) {
 	if shorter {
-		if err := s.dropRowsAhead(ctx); err != nil {
-			return err
+		if again, err = s.dropRowsAhead(ctx); err != nil {
+			return true, err
 		}
 	}
 	if s.config.Consumers == shared {
-		return nil
+		return again, nil
 	}
-	return s.sweep(ctx, done)
+	return again, s.sweep(ctx, done)
 }
 
-// keep does what comes round: caps, forgotten events, and, where agents have
-// consumers, the sweep, which also runs at the start and after a reconnect: a
-// server that restarted has forgotten the consumers, and may have lost the end of the log.
+// keep does what comes round: caps, forgotten events, and what aligns consumers with
+// rows, and rows with the log. That is at the start and after a reconnect too: a server
+// that restarted has forgotten the consumers, and may have lost the end of the log.
 func (s *Service) keep(ctx context.Context) error {
 	tick := time.NewTicker(chores)
 	defer tick.Stop()
 	var swept time.Time
 	done := common{}
-	seen, shorter := s.upheavals(), false
+	seen, shorter := s.upheavals(), true
 	for {
-		again := s.upheavals() != seen
-		if s.conn.Connected() && (again || time.Since(swept) >= s.config.Sweep) {
-			shorter = shorter || again
+		upheaval := s.upheavals() != seen
+		if s.conn.Connected() && (upheaval || time.Since(swept) >= s.config.Sweep) {
 			seen, swept = s.upheavals(), time.Now()
-			if err := s.align(ctx, done, shorter); err == nil {
-				shorter = false
-			} else if ctx.Err() == nil {
+			again, err := s.align(ctx, done, shorter || upheaval)
+			if shorter = again; err != nil && ctx.Err() == nil {
+				s.log.Warn().Err(err).Msg("rows and consumers not all in line")
+			}
+			if again || err != nil {
 				swept = swept.Add(sweepAgain - s.config.Sweep)
-				s.log.Warn().Err(err).Msg("consumers not all in line with rows")
 			}
 		}
 		select {

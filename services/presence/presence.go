@@ -255,7 +255,10 @@ func (s *Service) serve(ctx context.Context, group *errgroup.Group) error {
 		return nil
 	case <-s.synced:
 	}
-	if err := s.conn.Insist(ctx, s.dropRowsAhead); err != nil {
+	if err := s.conn.Insist(ctx, func(ctx context.Context) error {
+		_, err := s.dropRowsAhead(ctx) // keep looks again
+		return err
+	}); err != nil {
 		return unlessEnded(ctx, err)
 	}
 	s.pulse.Felt(time.Now()) // it has just answered

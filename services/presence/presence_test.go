@@ -604,11 +604,21 @@ func TestRowThatComesWhileTheLogIsAsked(t *testing.T) {
 	row := s.agent("ada")
 	row.AppliedSeq += 1000
 	key := subjects.AgentKey("acme", "ada")
-	require.NoError(t, p.dropAhead(t.Context(), func(context.Context) (uint64, error) {
+	overtaken, err := p.dropAhead(t.Context(), func(context.Context) (uint64, error) {
 		s.save(key, row)
 		s.eventually(func() bool { return p.roster.places()[key].seq == row.AppliedSeq }, "not seen")
 		return row.AppliedSeq - 1, nil
-	}))
+	})
+	require.NoError(t, err)
+	require.False(t, overtaken)
+	require.Equal(t, online, s.agent("ada").Status)
+
+	overtaken, err = p.dropAhead(t.Context(), func(context.Context) (uint64, error) {
+		s.save(key, row)
+		return 1, nil
+	})
+	require.NoError(t, err)
+	require.True(t, overtaken, "it has to be looked at again")
 	require.Equal(t, online, s.agent("ada").Status)
 }
 

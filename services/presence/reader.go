@@ -141,7 +141,12 @@ func (r *reader) claim(ctx context.Context, seq, at uint64) (uint64, uint64, err
 	if err != nil {
 		return 0, 0, err
 	}
-	return revision, seq, r.consumers.removeAll(ctx, r.events)
+	if err := r.consumers.removeAll(ctx, r.events); err != nil {
+		// Whoever can may take it.
+		_, _ = r.save(ctx, seq, "", revision) // a row that stays is taken after its silence
+		return 0, 0, err
+	}
+	return revision, seq, nil
 }
 
 func (r *reader) save(ctx context.Context, seq uint64, holder string, revision uint64) (uint64, error) {
