@@ -63,7 +63,7 @@ func identify(t *testing.T, pid int) identity {
 	return identity{pid, birth}
 }
 
-// gone reports whether a process has ended. A zombie has.
+// gone reports whether a process has ended. A zombie has, once all its threads have.
 func (i identity) gone() bool {
 	birth, alive := stat(i.pid)
 	return !alive || birth != i.birth
@@ -78,7 +78,12 @@ func stat(pid int) (birth string, alive bool) {
 	// The second field is the name in parentheses, which may hold anything.
 	fields := strings.Fields(string(data[bytes.LastIndexByte(data, ')')+1:]))
 	const state, startTime = 0, 19
-	return fields[startTime], fields[state] != "Z" && fields[state] != "X"
+	if fields[state] != "Z" && fields[state] != "X" {
+		return fields[startTime], true
+	}
+	// Its first thread has ended. Others that are still ending hold its files and ports.
+	threads, err := os.ReadDir(filepath.Join("/proc", strconv.Itoa(pid), "task"))
+	return fields[startTime], err == nil && len(threads) > 1
 }
 
 // naming returns the command lines, of processes that live, which name a directory.
