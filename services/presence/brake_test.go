@@ -4,12 +4,10 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"testing"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
-	"github.com/rs/zerolog"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sync/errgroup"
 
@@ -303,9 +301,7 @@ func TestNotReadyWithoutJetStream(t *testing.T) {
 func TestJetStreamGoesDuringTheStart(t *testing.T) {
 	t.Parallel()
 	s := newStage(t, perAgent)
-	p := New(s.config(), zerolog.New(io.Discard))
-	p.conn = s.server.Connect(t)
-	require.NoError(t, p.open(t.Context()))
+	p := s.opened()
 	s.server.StopJetStream(t)
 	close(p.synced)
 	ctx, cancel := context.WithCancel(t.Context())

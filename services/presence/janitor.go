@@ -175,22 +175,23 @@ func (s *Service) align(ctx context.Context, done common, shorter bool) (again b
 
 // keep does what comes round: caps, forgotten events, and what aligns consumers with
 // rows, and rows with the log. That is at the start and after a reconnect too: a server
-// that restarted has forgotten the consumers, and may have lost the end of the log.
-func (s *Service) keep(ctx context.Context) error {
+// that restarted has forgotten the consumers, and may have lost the end of the log. Seen are
+// the upheavals before rows were last held against the log, and shorter says that this has
+// to be done once more.
+func (s *Service) keep(ctx context.Context, seen uint64, shorter bool) error {
 	tick := time.NewTicker(chores)
 	defer tick.Stop()
 	var swept time.Time
 	done := common{}
-	seen, shorter := s.upheavals(), true
 	for {
 		upheaval := s.upheavals() != seen
 		if s.conn.Connected() && (upheaval || time.Since(swept) >= s.config.Sweep) {
 			seen, swept = s.upheavals(), time.Now()
-			again, err := s.align(ctx, done, shorter || upheaval)
-			if shorter = again; err != nil && ctx.Err() == nil {
+			var err error
+			if shorter, err = s.align(ctx, done, shorter || upheaval); err != nil && ctx.Err() == nil {
 				s.log.Warn().Err(err).Msg("rows and consumers not all in line")
 			}
-			if again || err != nil {
+			if shorter || err != nil {
 				swept = swept.Add(sweepAgain - s.config.Sweep)
 			}
 		}

@@ -255,8 +255,9 @@ func (s *Service) serve(ctx context.Context, group *errgroup.Group) error {
 		return nil
 	case <-s.synced:
 	}
-	if err := s.conn.Insist(ctx, func(ctx context.Context) error {
-		_, err := s.dropRowsAhead(ctx) // keep looks again
+	seen, overtaken := s.upheavals(), false
+	if err := s.conn.Insist(ctx, func(ctx context.Context) (err error) {
+		overtaken, err = s.dropRowsAhead(ctx)
 		return err
 	}); err != nil {
 		return unlessEnded(ctx, err)
@@ -265,7 +266,7 @@ func (s *Service) serve(ctx context.Context, group *errgroup.Group) error {
 	group.Go(func() error { return s.reap(ctx) })
 	group.Go(func() error { return s.pulse.Feel(ctx, s.rows) })
 	group.Go(func() error { return s.catchUp(ctx) })
-	group.Go(func() error { return s.keep(ctx) })
+	group.Go(func() error { return s.keep(ctx, seen, overtaken) })
 	group.Go(func() error { return s.report(ctx) })
 	group.Go(func() error { return s.vitals(ctx) })
 	s.health.Set("start", nil)

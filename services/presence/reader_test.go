@@ -4,10 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"testing"
 
-	"github.com/rs/zerolog"
 	"github.com/stretchr/testify/require"
 
 	"rollcall/shared/bus"
@@ -53,9 +51,7 @@ func TestStandbyTakesOver(t *testing.T) {
 func TestReaderGoesOn(t *testing.T) {
 	t.Parallel()
 	s := newStage(t, shared)
-	p := New(s.config(), zerolog.New(io.Discard))
-	p.conn = s.server.Connect(t)
-	require.NoError(t, p.open(t.Context()))
+	p := s.opened()
 	observe := func(holder string, revision uint64) uint64 {
 		value, err := json.Marshal(readerRow{Holder: holder, Seq: 7})
 		require.NoError(t, err)

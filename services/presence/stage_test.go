@@ -161,6 +161,16 @@ func (s *stage) config() Config {
 	return config
 }
 
+// opened is a presence process that is connected and has made what it needs, and does
+// nothing yet.
+func (s *stage) opened() *Service {
+	s.t.Helper()
+	p := New(s.config(), zerolog.New(io.Discard))
+	p.conn = s.server.Connect(s.t)
+	require.NoError(s.t, p.open(s.t.Context()))
+	return p
+}
+
 // start runs a presence process until it is stopped or the test ends.
 func (s *stage) start(adjust ...func(*Config)) *process {
 	s.t.Helper()
