@@ -9,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -70,9 +71,13 @@ func TestRollcall(t *testing.T) {
 		require.NoError(t, err)
 		return string(data)
 	}
-	// Its first event is that of a probe: from then on it is known to listen.
-	s.agent(t, s.Gateways[1], "probe", nil)
-	await(t, "the tail hears of the probe", func() bool { return strings.Contains(told(), `"agent_id":"probe"`) })
+	// Its first event is that of a probe: from then on it is known to listen. What came
+	// before it listened it does not hear of, so the probe comes until it is heard.
+	await(t, "the tail hears of the probe", func() bool {
+		cut(s.agent(t, s.Gateways[1], "probe", nil))
+		wait(t, 100*time.Millisecond)
+		return strings.Contains(told(), `"agent_id":"probe"`)
+	})
 
 	conn := s.worker(t, s.Gateways[1], "ada")
 	await(t, "the tail hears of ada", func() bool { return strings.Contains(told(), `"agent_id":"ada","status":"online"`) })
